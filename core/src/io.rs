@@ -1,0 +1,265 @@
+//! The whole surface towards a host: what can happen to a node, and what a node asks for (ARCHITECTURE §2).
+
+use alloc::collections::VecDeque;
+use core::fmt;
+
+use neuroshard_proto::codec::Canonical;
+use neuroshard_proto::{
+    BatchId, Bytes, Commitment, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, RequestId, Step, Tier, Time, Verified,
+};
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+
+/// Most outputs one step pushes. [`crate::Core::step`] refuses to start with less room.
+pub const MAX_OUTPUTS: usize = 64;
+
+/// Everything that can happen to a node. A trace is a list of `(Time, Input)` and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Input {
+    /// The clock reached [`crate::Core::next_deadline`]. Early or repeated ticks change nothing.
+    Tick,
+    /// A frame from a peer whose signature held.
+    Message(Verified),
+    /// Every journal record up to and including `upto` survives a crash. A watermark: late or repeated reports are
+    /// harmless.
+    Persisted { upto: JournalSeq },
+    /// A job's answer. Answers to unknown or lapsed requests are dropped and counted.
+    Computed { id: RequestId, result: Result<Commitment, Fault> },
+    /// A wish of the operator.
+    Command(Command),
+}
+
+impl Canonical for Input {}
+
+impl Input {
+    /// The input's name in tables and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Tick => "tick",
+            Self::Message(_) => "message",
+            Self::Persisted { .. } => "persisted",
+            Self::Computed { .. } => "computed",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// What an operator can ask of a running node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Command {
+    /// Persist the state now.
+    Save,
+    /// Persist the state, then stop asking for work. [`Event::Stopped`] follows.
+    Stop,
+}
+
+/// Everything a node asks of its host, to be done in the order given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Output {
+    /// Append a record to the journal and report [`Input::Persisted`] when it is durable. What depends on the record is
+    /// withheld until then, so a host cannot act on it too early even by mistake.
+    Persist { seq: JournalSeq, record: Bytes<RECORD_BYTES_MAX> },
+    /// Have the executor do a job. Jobs are done one after the other in the order they are given; an answer after
+    /// `deadline` comes too late.
+    Compute { id: RequestId, job: Job, deadline: Time },
+    /// The answer to a job is no longer wanted.
+    Cancel { id: RequestId },
+    /// No durable fact names this blob any more: delete it.
+    Drop { hash: Hash },
+    /// For operators, metrics and checkers.
+    Event(Event),
+}
+
+impl Canonical for Output {}
+
+/// Most bytes of a journal record.
+pub const RECORD_BYTES_MAX: u32 = 1 << 18;
+
+impl Output {
+    /// The output's name in tables and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Persist { .. } => "persist",
+            Self::Compute { .. } => "compute",
+            Self::Cancel { .. } => "cancel",
+            Self::Drop { .. } => "drop",
+            Self::Event(_) => "event",
+        }
+    }
+}
+
+/// What a node tells about itself. Numbers are integers; losses are sums in micro-nats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[non_exhaustive]
+pub enum Event {
+    /// The self-benchmark ended (PROTOCOL §2).
+    TierMeasured { layer_us: u64, tier: Tier },
+    /// The node chose how to contribute, and why.
+    ModeChosen { mode: Mode, reason: ModeReason },
+    /// The executor holds the model at this step: made from the seed, or loaded from a snapshot.
+    StateReady { step: Step, root: Hash },
+    /// An optimizer step was taken. `loss_micro` is the batch's loss *before* the step.
+    Stepped { step: Step, batch: BatchId, loss_micro: i64, tokens: u64, norm: F32, rate: F32 },
+    /// A batch was skipped because a value left its range (PROTOCOL §4).
+    BatchVoid { step: Step, batch: BatchId, voids: u64 },
+    /// The loss on held-out data after `step` steps.
+    HeldOut { step: Step, loss_micro: i64, tokens: u64 },
+    /// A snapshot is durable: a crash from now on loses nothing before this step.
+    Saved { step: Step, root: Hash, bytes: u64 },
+    /// A job failed; what the node does about it.
+    JobFailed { job: JobKind, fault: Fault, then: Recovery },
+    /// A job's answer did not come before its deadline; the node goes back to its last snapshot.
+    JobLate { job: JobKind },
+    /// A peer's message was refused.
+    Rejected { reject: PeerFault },
+    /// Another node of this network was heard for the first time, or again after having been offline.
+    PeerUp { node: NodeId },
+    /// Nothing was heard from a peer for 120 s (PROTOCOL §3).
+    PeerDown { node: NodeId },
+    /// The step limit of the operator is reached.
+    StepLimit { step: Step },
+    /// The node asks for nothing more. `saved` is the last durable step, if there is one.
+    Stopped { step: Step, saved: Option<Step> },
+}
+
+/// Why a mode was chosen (PROTOCOL §2), or could not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum ModeReason {
+    /// The only node, and it holds all layers.
+    Alone,
+    /// The operator's choice.
+    Operator,
+    /// The slowest tier trains offline.
+    SlowTier,
+    /// It holds layers, and nothing else has need of it.
+    HoldsLayers,
+    /// The model does not fit in the memory given.
+    TooLittleMemory { needed: u64, allowed: u64 },
+}
+
+/// A job's kind, for events and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
+pub enum JobKind {
+    Init,
+    Load,
+    Benchmark,
+    Train,
+    Step,
+    Evaluate,
+    Snapshot,
+}
+
+/// What follows a failed job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Recovery {
+    /// Go on; try again later.
+    Later { at: Time },
+    /// Go back to the last durable state.
+    Reload,
+    /// Nothing can be done without the operator; the node stops.
+    Stop,
+}
+
+/// A peer's fault as the core sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum PeerFault {
+    /// The message is signed for another network.
+    OtherNetwork { node: NodeId },
+    /// The message says it is from this node.
+    OwnName,
+    /// The sender's clock is further off than a heartbeat can be.
+    Clock { node: NodeId, theirs: Time },
+    /// More peers than this node follows.
+    TooManyPeers { node: NodeId },
+}
+
+/// A host's mistake, visible in its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// The outbox has less room than [`MAX_OUTPUTS`].
+    OutboxFull { free: usize },
+    /// `now` is before the time of the last step.
+    TimeWentBack { last: Time, now: Time },
+    /// The host reports a record durable that the core never wrote.
+    PersistedBeyondJournal { upto: JournalSeq, written: Option<JournalSeq> },
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutboxFull { free } => {
+                write!(f, "the outbox has room for {free} outputs, a step needs {MAX_OUTPUTS}")
+            }
+            Self::TimeWentBack { last, now } => write!(f, "time went back from {last} to {now}"),
+            Self::PersistedBeyondJournal { upto, written: Some(written) } => {
+                write!(f, "record {upto} reported durable, the last one written is {written}")
+            }
+            Self::PersistedBeyondJournal { upto, written: None } => {
+                write!(f, "record {upto} reported durable, none was written")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Misuse {}
+
+/// Where a step leaves its outputs. The host owns it, drains it, and may use one for many cores.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    outputs: VecDeque<Output>,
+    capacity: usize,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::with_capacity(MAX_OUTPUTS)
+    }
+}
+
+impl Outbox {
+    /// An outbox for at least one step.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let capacity = capacity.max(MAX_OUTPUTS);
+        Self { outputs: VecDeque::with_capacity(capacity), capacity }
+    }
+
+    /// Outputs there is room for.
+    pub fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.outputs.len())
+    }
+
+    /// The oldest output.
+    pub fn pop(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.outputs.is_empty()
+    }
+
+    /// The outputs in order, without taking them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Output> {
+        self.outputs.iter()
+    }
+
+    /// Adds an output. Cores call it; there is always room, because a step checks before it starts.
+    pub(crate) fn push(&mut self, output: Output) {
+        assert!(self.free() > 0, "a step pushes at most MAX_OUTPUTS");
+        self.outputs.push_back(output);
+    }
+}
+
+impl From<&Job> for JobKind {
+    fn from(job: &Job) -> Self {
+        match job {
+            Job::Init { .. } => Self::Init,
+            Job::Load { .. } => Self::Load,
+            Job::Benchmark { .. } => Self::Benchmark,
+            Job::Train { .. } => Self::Train,
+            Job::Step { .. } => Self::Step,
+            Job::Evaluate { .. } => Self::Evaluate,
+            Job::Snapshot { .. } => Self::Snapshot,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What the core asks of an executor, and what the executor answers: the seam between protocol and arithmetic.
+//!
+//! A [`Job`] names everything its result depends on; a [`Commitment`] is a small statement about the result. Tensors stay
+//! with the executor and in the host's blob store.
+
+use core::fmt;
+
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::{List, Text};
+use crate::codec::Canonical;
+use crate::float::F32;
+use crate::genesis::Sample;
+use crate::hash::Hash;
+use crate::ids::{BatchId, Step};
+use crate::model::{DType, LAYERS_MAX, LayerRange, ModelSpec};
+
+/// Most microbatches in one job.
+pub const MICROBATCHES_MAX: u32 = 256;
+/// Most stages of a model: its layers and the head.
+const STAGES_MAX: u32 = LAYERS_MAX + 1;
+
+/// A tensor by commitment: what it is and the root over its tiles (see [`crate::tile`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct TensorRef {
+    pub dtype: DType,
+    pub rows: u32,
+    pub cols: u32,
+    pub root: Hash,
+}
+
+/// Where one stage's persisted state lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct LayerBlobs {
+    /// Address of the weights: single-precision little-endian, tensors in canonical order.
+    pub weights: Hash,
+    /// Address of the first moments followed by the second moments, in the same order.
+    pub moments: Hash,
+}
+
+/// A complete model state at a step: its commitment and where its bytes lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Snapshot {
+    /// Steps taken to reach this state.
+    pub step: Step,
+    /// Root over the tiles of all weights and moments.
+    pub root: Hash,
+    /// The stages' blobs, in order.
+    pub layers: List<LayerBlobs, STAGES_MAX>,
+    /// Bytes of all blobs together.
+    pub bytes: u64,
+}
+
+/// The numbers of one optimizer step, computed by the core in integers and rounded once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Schedule {
+    /// Learning rate.
+    pub rate: F32,
+    /// Decay of the first moment, and one minus it.
+    pub beta1: F32,
+    pub beta1_rest: F32,
+    /// Decay of the second moment, and one minus it.
+    pub beta2: F32,
+    pub beta2_rest: F32,
+    /// `1 / (1 - beta1^t)` and `1 / (1 - beta2^t)` at the t-th step, counted from 1.
+    pub correction1: F32,
+    pub correction2: F32,
+    pub epsilon: F32,
+    pub weight_decay: F32,
+    /// Largest global gradient norm.
+    pub clip: F32,
+}
+
+/// Work for an executor. One executor holds one model state; jobs run in the order they are given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Job {
+    /// Make the state of step 0 from a seed. Answered by [`Commitment::Ready`].
+    Init { model: ModelSpec, range: LayerRange, seed: Hash },
+    /// Take up a persisted state, checking every blob against its address and the whole against its root. Answered by
+    /// [`Commitment::Ready`].
+    Load { model: ModelSpec, range: LayerRange, snapshot: Snapshot },
+    /// Time one forward pass of a transformer layer of this shape (PROTOCOL §2). Needs no state. Answered by
+    /// [`Commitment::Benchmark`].
+    Benchmark { model: ModelSpec, sequence: u32, warmup: u32, runs: u32 },
+    /// Forward and backward of these sequences through all layers, adding to the gradients; `fresh` clears them first.
+    /// `token_weight` is one over the tokens of the whole step. Answered by [`Commitment::Batch`].
+    Train {
+        step: Step,
+        batch: BatchId,
+        fresh: bool,
+        sequence: u32,
+        token_weight: F32,
+        samples: List<Sample, MICROBATCHES_MAX>,
+    },
+    /// Apply the optimizer to the gathered gradients, weighted by `token_weight`, and clear them. `squared_norms` are all
+    /// stages' in order, the other members' too. Answered by [`Commitment::Step`].
+    Step { step: Step, token_weight: F32, squared_norms: List<F32, STAGES_MAX>, schedule: Schedule },
+    /// The loss of these sequences under the current weights. Answered by [`Commitment::Evaluation`].
+    Evaluate { step: Step, sequence: u32, samples: List<Sample, MICROBATCHES_MAX> },
+    /// Persist the current state as blobs. Answered by [`Commitment::Snapshot`].
+    Snapshot { step: Step },
+}
+
+impl Canonical for Job {}
+
+impl Job {
+    /// The job's name in logs, metrics and traces.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Init { .. } => "init",
+            Self::Load { .. } => "load",
+            Self::Benchmark { .. } => "benchmark",
+            Self::Train { .. } => "train",
+            Self::Step { .. } => "step",
+            Self::Evaluate { .. } => "evaluate",
+            Self::Snapshot { .. } => "snapshot",
+        }
+    }
+}
+
+/// Why a batch does not count: nothing of it enters the model (PROTOCOL §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum VoidReason {
+    /// A value left the range in which arithmetic agrees on every machine, or was not a number (ARCHITECTURE §4).
+    OutOfRange,
+}
+
+/// What a batch came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum BatchOutcome {
+    /// The batch was added to the gradients.
+    Done {
+        /// Sum of the token losses, in micro-nats.
+        loss_micro: i64,
+        /// Tokens whose loss was summed.
+        tokens: u64,
+        /// Squared norm of the gradients gathered so far, stage by stage in order.
+        squared_norms: List<F32, STAGES_MAX>,
+    },
+    /// The batch is skipped; the gradients are to be cleared.
+    Void(VoidReason),
+}
+
+/// An executor's answer to a [`Job`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Commitment {
+    /// A state is in place.
+    Ready { step: Step, root: Hash },
+    /// Median time of one layer's forward pass, in microseconds.
+    Benchmark { layer_us: u64 },
+    /// A batch went through.
+    Batch(BatchOutcome),
+    /// The optimizer ran; `norm` is the global gradient norm before clipping.
+    Step { step: Step, norm: F32 },
+    /// Sum of the token losses in micro-nats, if every value stayed in its range, and the tokens.
+    Evaluation { step: Step, loss_micro: Option<i64>, tokens: u64 },
+    /// The state is persisted.
+    Snapshot(Snapshot),
+}
+
+impl Canonical for Commitment {}
+
+/// A device's or a disk's failure to do a job. The model state is as it was before the job unless the fault says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Fault {
+    /// A blob is not in the store.
+    BlobMissing { hash: Hash },
+    /// A blob's bytes do not have its hash, or not the size its place demands.
+    BlobDamaged { hash: Hash },
+    /// The state that was loaded does not have the root the snapshot names.
+    RootMismatch { expected: Hash, found: Hash },
+    /// The job is for another step than the executor's state is at; `at` is `None` if there is no state.
+    WrongStep { expected: Step, at: Option<Step> },
+    /// The job contradicts the model or itself.
+    BadJob { why: Text<200> },
+    /// There is no room to store what the job makes.
+    DiskFull { needed: u64 },
+    /// The store failed.
+    Store { why: Text<200> },
+    /// The device failed or went away; the state it held is lost.
+    Device { why: Text<200> },
+}
+
+impl Canonical for Fault {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BlobMissing { hash } => write!(f, "blob {hash:.16} is missing"),
+            Self::BlobDamaged { hash } => write!(f, "blob {hash:.16} is damaged"),
+            Self::RootMismatch { expected, found } => {
+                write!(f, "the state has root {found:.16}, the snapshot says {expected:.16}")
+            }
+            Self::WrongStep { expected, at: Some(at) } => write!(f, "job for step {expected}, state at step {at}"),
+            Self::WrongStep { expected, at: None } => write!(f, "job for step {expected}, no state is loaded"),
+            Self::BadJob { why } => write!(f, "impossible job: {why}"),
+            Self::DiskFull { needed } => write!(f, "no room to store {needed} bytes"),
+            Self::Store { why } => write!(f, "the store failed: {why}"),
+            Self::Device { why } => write!(f, "the compute device failed: {why}"),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+impl Fault {
+    /// A fault text of any length, cut to what the type holds.
+    fn text(why: &str) -> Text<200> {
+        let mut end = why.len().min(200);
+        while !why.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        Text::try_from(alloc::string::String::from(why.get(..end).unwrap_or_default())).unwrap_or_default()
+    }
+
+    pub fn bad_job(why: &str) -> Self {
+        Self::BadJob { why: Self::text(why) }
+    }
+
+    pub fn store(why: &str) -> Self {
+        Self::Store { why: Self::text(why) }
+    }
+
+    pub fn device(why: &str) -> Self {
+        Self::Device { why: Self::text(why) }
+    }
+}

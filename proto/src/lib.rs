@@ -1,0 +1,73 @@
+//! What every part of NeuroShard means by a word: wire types, the one canonical encoder, limits, ids, units, the model's
+//! shape, the operation table, and the jobs and commitments that core and executor exchange.
+//!
+//! Everything here is `no_std`, free of floats, clocks and I/O, and encodes to the same bytes on every machine.
+//!
+//! ```
+//! use neuroshard_proto::{codec, ModelSpec, Preset};
+//!
+//! let (model, _training) = Preset::Genesis.specs();
+//! assert_eq!(model.parameters_without_bias(), 42_096_128); // PROTOCOL §13
+//!
+//! // Everything that is signed, hashed, stored or sent goes through one encoder, and decoding accepts nothing else.
+//! let bytes = codec::encode(&model);
+//! assert_eq!(codec::decode::<ModelSpec>(&bytes), Ok(model));
+//! let mut padded = bytes;
+//! padded.push(0);
+//! assert_eq!(codec::decode::<ModelSpec>(&padded), Err(codec::DecodeError::TrailingBytes { extra: 1 }));
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::disallowed_types,
+        clippy::float_arithmetic,
+        reason = "tests compare the exact integer code with the hardware's floats"
+    )
+)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod amount;
+mod bounded;
+pub mod codec;
+mod envelope;
+pub mod fixed;
+mod float;
+mod genesis;
+mod hash;
+mod ids;
+mod job;
+pub mod merkle;
+mod message;
+mod model;
+pub mod ops;
+mod params;
+pub mod schema;
+mod stream;
+pub mod tile;
+mod time;
+
+pub use amount::{Amount, Ratio};
+pub use bounded::{Bytes, List, Text, TooLong};
+pub use envelope::{Envelope, Reject, Signature, Verified, WIRE_VERSION, signing_bytes};
+pub use float::F32;
+pub use genesis::{FOUNDERS_MAX, Genesis, GenesisError, Manifest, SHARD_TOKENS_MAX, SHARDS_MAX, Sample, Shard};
+pub use hash::{Domain, Hash, Hasher};
+pub use ids::{BatchId, JournalSeq, LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, RequestId, Step};
+pub use job::{
+    BatchOutcome, Commitment, Fault, Job, LayerBlobs, MICROBATCHES_MAX, Schedule, Snapshot, TensorRef, VoidReason,
+};
+pub use message::{Heartbeat, Kind, Message};
+pub use model::{
+    CONTEXT_MAX, DType, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TensorInit, TensorKind, TensorSpec,
+    TrainSpec, WIDTH_MAX,
+};
+pub use params::{Mode, Params, Phase, PhaseRow, Tier};
+pub use stream::Stream;
+pub use time::Time;

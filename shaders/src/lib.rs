@@ -1,0 +1,11 @@
+//! The model's arithmetic: hand-written WGSL and CPU kernels that give the same bits on every machine, and the executor
+//! that runs the core's jobs on them.
+
+pub mod canon;
+pub mod engine;
+pub mod executor;
+pub mod layout;
+pub mod optimizer;
+pub mod reference;
+mod timing;
+pub mod values;
