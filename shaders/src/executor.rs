@@ -39,6 +39,12 @@ struct Resident {
     step: Step,
 }
 
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("engine", &self.describe()).field("resident", &self.resident).finish()
+    }
+}
+
 impl Executor {
     pub fn new(engine: Box<dyn Engine>) -> Self {
         Self { engine, resident: None, shards: ShardCache::default() }

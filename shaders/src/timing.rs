@@ -5,7 +5,11 @@ use std::time::Duration;
 use neuroshard_proto::Fault;
 
 /// The median of `runs` timed runs in microseconds, after `warmup` runs that do not count.
-pub fn median_us(warmup: u32, runs: u32, mut run: impl FnMut() -> Result<Duration, Fault>) -> Result<u64, Fault> {
+pub(crate) fn median_us(
+    warmup: u32,
+    runs: u32,
+    mut run: impl FnMut() -> Result<Duration, Fault>,
+) -> Result<u64, Fault> {
     for _ in 0..warmup {
         run()?;
     }
