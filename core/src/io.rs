@@ -66,6 +66,8 @@ pub enum Output {
     Cancel { id: RequestId },
     /// No durable fact names this blob any more: delete it.
     Drop { hash: Hash },
+    /// Journal records before this one are superseded: they may be deleted.
+    Trim { before: JournalSeq },
     /// For operators, metrics and checkers.
     Event(Event),
 }
@@ -83,6 +85,7 @@ impl Output {
             Self::Compute { .. } => "compute",
             Self::Cancel { .. } => "cancel",
             Self::Drop { .. } => "drop",
+            Self::Trim { .. } => "trim",
             Self::Event(_) => "event",
         }
     }
@@ -116,6 +119,8 @@ pub enum Event {
     PeerUp { node: NodeId },
     /// Nothing was heard from a peer for 120 s (PROTOCOL §3).
     PeerDown { node: NodeId },
+    /// So many batches in a row were void that the model has lost its way; the node stops without saving.
+    Diverged { step: Step, voids: u64 },
     /// The step limit of the operator is reached.
     StepLimit { step: Step },
     /// The node asks for nothing more. `saved` is the last durable step, if there is one.
@@ -129,6 +134,8 @@ pub enum ModeReason {
     Alone,
     /// The operator's choice.
     Operator,
+    /// The self-benchmark failed, so the node does not know what it can do.
+    NoTier,
     /// The slowest tier trains offline.
     SlowTier,
     /// It holds layers, and nothing else has need of it.
@@ -154,8 +161,8 @@ pub enum JobKind {
 pub enum Recovery {
     /// Go on; try again later.
     Later { at: Time },
-    /// Go back to the last durable state.
-    Reload,
+    /// Go back to the last durable state, or to the first weights if there is none.
+    Reload { step: Step },
     /// Nothing can be done without the operator; the node stops.
     Stop,
 }
@@ -171,6 +178,39 @@ pub enum PeerFault {
     Clock { node: NodeId, theirs: Time },
     /// More peers than this node follows.
     TooManyPeers { node: NodeId },
+}
+
+/// Who asks for the next [`Input::Tick`]: the reason makes idle spins debuggable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
+pub enum TimerKind {
+    /// The first tick of a core's life.
+    Start,
+    /// Outputs that are free to go but did not fit in the last step.
+    Release,
+    /// The earliest deadline of an open request.
+    Request,
+    /// The next self-benchmark.
+    Benchmark,
+    /// The next peer that would be offline.
+    Liveness,
+    /// Another try at a job that failed.
+    Retry,
+}
+
+impl TimerKind {
+    pub const ALL: [Self; 6] =
+        [Self::Start, Self::Release, Self::Request, Self::Benchmark, Self::Liveness, Self::Retry];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Release => "release",
+            Self::Request => "request",
+            Self::Benchmark => "benchmark",
+            Self::Liveness => "liveness",
+            Self::Retry => "retry",
+        }
+    }
 }
 
 /// A host's mistake, visible in its code.

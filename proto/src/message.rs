@@ -10,7 +10,6 @@ use crate::time::Time;
 
 /// A message's kind as it stands in the envelope. Numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum Kind {
     Heartbeat,
 }
@@ -55,7 +54,6 @@ impl Canonical for Heartbeat {
 
 /// The content of an envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Message {
     Heartbeat(Heartbeat),
 }

@@ -1,0 +1,574 @@
+//! Training the whole model alone (PROTOCOL §2 rule 1, §4): draw a batch, have its gradients computed, step, and persist
+//! the state now and then.
+//!
+//! One batch is one step here. Jobs are done in the order they are asked for, so the next batch is asked for together with
+//! the step before it unless something is due in between: a snapshot, an evaluation, an end. What the model becomes depends
+//! on the genesis alone, never on when snapshots, evaluations or crashes happen.
+//!
+//! Snapshots are taken every 30 s or 100 steps, whichever comes first, but so rarely that they cost at most 5 % of
+//! the time. A snapshot counts from the moment its journal record is durable; only then are older blobs dropped.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use neuroshard_proto::{
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Mode, Ratio, RequestId, Snapshot, Step,
+    Time,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::tier::answer_name;
+use crate::config::Config;
+use crate::cx::Cx;
+use crate::io::{Command, Event, JobKind, Output, Recovery, TimerKind};
+use crate::journal::{JournalFact, Progress, SNAPSHOTS_MAX, SavedState};
+use crate::sampling::Sampler;
+use crate::schedule::schedule;
+
+/// Void batches in a row after which a model has lost its way.
+const VOIDS_IN_A_ROW_MAX: u32 = 100;
+/// Returns to the last snapshot without a new one in between.
+const RELOADS_MAX: u32 = 3;
+/// Wait before a failed job is tried again; doubles up to the maximum.
+const RETRY_MS: u64 = 10_000;
+const RETRY_MS_MAX: u64 = 600_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Solo {
+    mode: Option<Mode>,
+    phase: Phase,
+    /// Steps the resident state has taken.
+    step: Step,
+    progress: Progress,
+    voids_in_a_row: u32,
+    train: Option<(RequestId, BatchId)>,
+    stepping: Option<Stepping>,
+    aside: Option<(RequestId, Time)>,
+    /// The persisted states, the newest last.
+    states: Vec<SavedState>,
+    /// The journal record that names the newest of them.
+    record: Option<JournalSeq>,
+    wish: Wish,
+    limit_told: bool,
+    reloads: u32,
+    retry_ms: u64,
+    /// A state is not asked for before this.
+    prepare_at: Time,
+    snapshots: Pace,
+    evaluations: Pace,
+    /// Since when training has run without a pause.
+    running_since: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Phase {
+    /// The executor holds no state.
+    Absent,
+    /// The executor was asked to make or load one.
+    Preparing(RequestId),
+    /// The executor holds the state at [`Solo::step`].
+    Ready,
+    /// Nothing more is asked for.
+    Stopped,
+}
+
+/// What the operator waits for, the stronger wish last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Wish {
+    None,
+    Save,
+    Stop,
+}
+
+/// An optimizer step under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stepping {
+    id: RequestId,
+    batch: BatchId,
+    loss_micro: i64,
+    tokens: u64,
+    rate: F32,
+}
+
+/// How often something that interrupts training is done: after so many steps or so long, but within a share of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Pace {
+    /// Step and time of the last one; `None` before the first.
+    last: Option<(Step, Time)>,
+    /// What the last one cost.
+    cost_ms: u64,
+    /// Not before this.
+    not_before: Time,
+}
+
+impl Pace {
+    fn done(&mut self, step: Step, started: Time, now: Time) {
+        self.cost_ms = now.ms_since(started);
+        self.last = Some((step, now));
+    }
+
+    /// Whether `share` of the time since the last one pays for the next.
+    fn affordable(&self, now: Time, share: Ratio) -> bool {
+        let Some((_, last)) = self.last else { return now >= self.not_before };
+        now >= self.not_before && share.of(now.ms_since(last)) >= self.cost_ms
+    }
+
+    fn steps_since(&self, step: Step) -> u64 {
+        self.last.map_or(u64::MAX, |(last, _)| step.0.saturating_sub(last.0))
+    }
+
+    fn ms_since(&self, now: Time) -> u64 {
+        self.last.map_or(0, |(_, last)| now.ms_since(last))
+    }
+}
+
+impl Solo {
+    pub(crate) fn new(states: Vec<SavedState>) -> Self {
+        Self {
+            mode: None,
+            phase: Phase::Absent,
+            step: Step(0),
+            progress: Progress::default(),
+            voids_in_a_row: 0,
+            train: None,
+            stepping: None,
+            aside: None,
+            states,
+            record: None,
+            wish: Wish::None,
+            limit_told: false,
+            reloads: 0,
+            retry_ms: RETRY_MS,
+            prepare_at: Time::ZERO,
+            snapshots: Pace::default(),
+            evaluations: Pace::default(),
+            running_since: None,
+        }
+    }
+
+    /// Every blob that a durable fact names.
+    pub(crate) fn pinned(&self) -> BTreeSet<Hash> {
+        self.states.iter().flat_map(|state| blobs(&state.snapshot)).collect()
+    }
+
+    /// The last persisted step.
+    fn saved(&self) -> Option<Step> {
+        self.states.last().map(|state| state.snapshot.step)
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        self.step
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    pub(crate) fn states(&self) -> &[SavedState] {
+        &self.states
+    }
+
+    pub(crate) fn on_mode(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, mode: Mode) {
+        self.mode = Some(mode);
+        self.advance(cx, sampler);
+    }
+
+    pub(crate) fn on_command(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, command: Command) {
+        match command {
+            Command::Save => self.on_save(cx),
+            Command::Stop => self.wish = Wish::Stop,
+        }
+        self.advance(cx, sampler);
+    }
+
+    pub(crate) fn on_retry(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+        self.advance(cx, sampler);
+    }
+
+    pub(crate) fn on_answer(
+        &mut self,
+        cx: &mut Cx<'_>,
+        sampler: &Sampler,
+        id: RequestId,
+        job: JobKind,
+        result: Result<Commitment, Fault>,
+    ) {
+        match result {
+            Ok(answer) => self.on_done(cx, sampler, id, job, &answer),
+            Err(fault) => self.on_fault(cx, job, &fault),
+        }
+        self.advance(cx, sampler);
+    }
+
+    pub(crate) fn on_late(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, job: JobKind) {
+        cx.event(Event::JobLate { job });
+        self.reload(cx, job, &Fault::device("no answer came before the deadline"));
+        self.advance(cx, sampler);
+    }
+
+    fn on_save(&mut self, cx: &mut Cx<'_>) {
+        match self.states.last() {
+            // Nothing is newer than what is saved: say so once more, when it is durable.
+            Some(state) if self.phase == Phase::Ready && state.snapshot.step == self.step => {
+                let event = saved_event(&state.snapshot);
+                match self.record {
+                    Some(record) if !cx.journal.is_durable(record) => cx.after(record, Output::Event(event)),
+                    Some(_) | None => cx.event(event),
+                }
+            }
+            Some(_) | None => self.wish = self.wish.max(Wish::Save),
+        }
+    }
+
+    /// Asks for whatever comes next, if nothing is under way that it must wait for.
+    fn advance(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+        match self.phase {
+            Phase::Stopped | Phase::Preparing(_) => {}
+            Phase::Absent if self.wish == Wish::Stop => self.stop(cx),
+            Phase::Absent => {
+                if self.mode == Some(Mode::Solo) && cx.now >= self.prepare_at {
+                    self.prepare(cx);
+                }
+            }
+            Phase::Ready => self.advance_ready(cx, sampler),
+        }
+    }
+
+    fn advance_ready(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+        if self.stepping.is_some() || self.aside.is_some() {
+            return;
+        }
+        let leaving = self.wish == Wish::Stop || self.mode != Some(Mode::Solo);
+        if let Some((id, batch)) = self.train {
+            if !leaving {
+                return;
+            }
+            // The batch under way is given up and will be drawn again: the state is that of the last step.
+            cx.cancel(id);
+            self.train = None;
+            self.progress.batch = batch;
+        }
+        if self.limit_reached(cx.config, self.step) && !self.limit_told {
+            if !leaving && self.evaluations.steps_since(self.step) > 0 && cx.now >= self.evaluations.not_before {
+                return self.evaluate(cx, sampler);
+            }
+            self.limit_told = true;
+            self.wish = Wish::Stop;
+            cx.event(Event::StepLimit { step: self.step });
+        }
+        if self.save_due(cx, self.step) {
+            let id = cx.compute(Job::Snapshot { step: self.step });
+            self.pause(cx.now, id);
+        } else if self.wish == Wish::Stop {
+            self.stop(cx);
+        } else if self.mode != Some(Mode::Solo) {
+            self.running_since = None;
+        } else if self.evaluation_due(cx, self.step) {
+            self.evaluate(cx, sampler);
+        } else {
+            self.ask_batch(cx, sampler, self.step);
+        }
+    }
+
+    fn evaluate(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+        let sequence = cx.config.genesis.training.sequence;
+        let id = cx.compute(Job::Evaluate { step: self.step, sequence, samples: sampler.held_out() });
+        self.pause(cx.now, id);
+    }
+
+    /// Notes that training waits for a job aside.
+    fn pause(&mut self, now: Time, id: RequestId) {
+        self.aside = Some((id, now));
+        self.running_since = None;
+    }
+
+    fn ask_batch(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, step: Step) {
+        let batch = self.progress.batch;
+        self.progress.batch = batch.next();
+        let (sequence, samples) = (cx.config.genesis.training.sequence, sampler.batch(batch));
+        let token_weight = token_weight(cx.config);
+        let id = cx.compute(Job::Train { step, batch, fresh: true, sequence, token_weight, samples });
+        self.train = Some((id, batch));
+        self.running_since = self.running_since.or(Some(cx.now));
+    }
+
+    fn limit_reached(&self, config: &Config, step: Step) -> bool {
+        config.operator.steps.is_some_and(|limit| step.0 >= limit)
+    }
+
+    fn save_due(&self, cx: &Cx<'_>, step: Step) -> bool {
+        let operator = &cx.config.operator;
+        let durable = self.record.is_none_or(|record| cx.journal.is_durable(record));
+        if self.saved().is_some_and(|saved| saved >= step) || step == Step(0) {
+            return false;
+        }
+        if self.wish >= Wish::Save {
+            // What the operator wants is tried now, once: a failure clears a wish to save and ends a wish to stop.
+            return true;
+        }
+        if self.mode != Some(Mode::Solo) {
+            return durable && cx.now >= self.snapshots.not_before;
+        }
+        let due = self.snapshots.steps_since(step) >= operator.snapshot_every_steps
+            || self.snapshots.ms_since(cx.now) >= operator.snapshot_every_ms;
+        due && durable && self.snapshots.affordable(cx.now, operator.snapshot_share)
+    }
+
+    fn evaluation_due(&self, cx: &Cx<'_>, step: Step) -> bool {
+        let operator = &cx.config.operator;
+        self.evaluations.steps_since(step) >= operator.evaluate_every_steps
+            && self.evaluations.affordable(cx.now, operator.evaluate_share)
+    }
+
+    /// Asks for the newest persisted state, or for the first weights.
+    fn prepare(&mut self, cx: &mut Cx<'_>) {
+        let genesis = &cx.config.genesis;
+        let (model, range) = (genesis.model, genesis.model.all_layers());
+        let job = match self.states.last() {
+            Some(state) => Job::Load { model, range, snapshot: state.snapshot.clone() },
+            None => Job::Init { model, range, seed: genesis.seed },
+        };
+        self.phase = Phase::Preparing(cx.compute(job));
+    }
+
+    fn on_done(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, id: RequestId, job: JobKind, answer: &Commitment) {
+        match (job, answer) {
+            (JobKind::Benchmark, _) => {}
+            (JobKind::Init | JobKind::Load, Commitment::Ready { step, root }) => self.on_ready(cx, *step, *root),
+            (JobKind::Train, Commitment::Batch(outcome)) => self.on_batch(cx, sampler, outcome),
+            (JobKind::Step, Commitment::Step { step, norm }) => self.on_stepped(cx, *step, *norm),
+            (JobKind::Evaluate, Commitment::Evaluation { step, loss_micro, tokens }) => {
+                self.finish_aside(id, |solo, started| solo.evaluations.done(*step, started, cx.now));
+                if let Some(loss_micro) = *loss_micro {
+                    cx.event(Event::HeldOut { step: *step, loss_micro, tokens: *tokens });
+                }
+            }
+            (JobKind::Snapshot, Commitment::Snapshot(snapshot)) => {
+                self.finish_aside(id, |solo, started| solo.snapshots.done(snapshot.step, started, cx.now));
+                self.on_snapshot(cx, snapshot);
+            }
+            (
+                JobKind::Init | JobKind::Load | JobKind::Train | JobKind::Step | JobKind::Evaluate | JobKind::Snapshot,
+                other,
+            ) => self.on_fault(cx, job, &Fault::bad_job(answer_name(other))),
+        }
+    }
+
+    fn finish_aside(&mut self, id: RequestId, done: impl FnOnce(&mut Self, Time)) {
+        if let Some((expected, started)) = self.aside.take() {
+            assert!(expected == id, "one job aside at a time");
+            done(self, started);
+        }
+    }
+
+    fn on_ready(&mut self, cx: &mut Cx<'_>, step: Step, root: Hash) {
+        self.phase = Phase::Ready;
+        self.step = step;
+        self.progress = self.states.last().map(|state| state.progress).unwrap_or_default();
+        self.snapshots.last = Some((step, cx.now));
+        self.evaluations.last = None;
+        self.voids_in_a_row = 0;
+        cx.event(Event::StateReady { step, root });
+    }
+
+    fn on_batch(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, outcome: &BatchOutcome) {
+        let Some((_, batch)) = self.train.take() else { return };
+        match outcome {
+            BatchOutcome::Done { loss_micro, tokens, squared_norms } => {
+                self.voids_in_a_row = 0;
+                let (step, next) = (self.step, self.step.next());
+                let schedule = schedule(&cx.config.genesis.training, step);
+                let (token_weight, squared_norms) = (token_weight(cx.config), squared_norms.clone());
+                let id = cx.compute(Job::Step { step, token_weight, squared_norms, schedule });
+                let rate = schedule.rate;
+                self.stepping = Some(Stepping { id, batch, loss_micro: *loss_micro, tokens: *tokens, rate });
+                let interrupted = self.wish != Wish::None
+                    || self.mode != Some(Mode::Solo)
+                    || self.limit_reached(cx.config, next)
+                    || self.save_due(cx, next)
+                    || self.evaluation_due(cx, next);
+                if !interrupted {
+                    self.ask_batch(cx, sampler, next);
+                }
+            }
+            BatchOutcome::Void(_) => {
+                self.progress.voids = self.progress.voids.saturating_add(1);
+                self.voids_in_a_row = self.voids_in_a_row.saturating_add(1);
+                cx.event(Event::BatchVoid { step: self.step, batch, voids: self.progress.voids });
+                if self.voids_in_a_row >= VOIDS_IN_A_ROW_MAX {
+                    cx.event(Event::Diverged { step: self.step, voids: self.progress.voids });
+                    self.stop(cx);
+                }
+            }
+        }
+    }
+
+    fn on_stepped(&mut self, cx: &mut Cx<'_>, step: Step, norm: F32) {
+        let Some(stepping) = self.stepping.take() else { return };
+        if step != self.step.next() {
+            return self.reload(cx, JobKind::Step, &Fault::WrongStep { expected: self.step.next(), at: Some(step) });
+        }
+        self.step = step;
+        self.progress.tokens = self.progress.tokens.saturating_add(stepping.tokens);
+        if let Some(since) = self.running_since {
+            self.progress.trained_ms = self.progress.trained_ms.saturating_add(cx.now.ms_since(since));
+            self.running_since = Some(cx.now);
+        }
+        let Stepping { batch, loss_micro, tokens, rate, .. } = stepping;
+        cx.event(Event::Stepped { step, batch, loss_micro, tokens, norm, rate });
+    }
+
+    fn on_snapshot(&mut self, cx: &mut Cx<'_>, snapshot: &Snapshot) {
+        if self.wish == Wish::Save {
+            self.wish = Wish::None;
+        }
+        let before = self.pinned();
+        self.states.push(SavedState { snapshot: snapshot.clone(), progress: self.progress });
+        let kept = snapshots_kept(cx.config);
+        self.states.drain(..self.states.len().saturating_sub(kept));
+        self.reloads = 0;
+        self.retry_ms = RETRY_MS;
+        let states = List::try_from(self.states.clone());
+        assert!(states.is_ok(), "at most SNAPSHOTS_MAX states are kept");
+        let record = cx.persist(JournalFact::Saved { states: states.unwrap_or_default() });
+        self.record = Some(record);
+        cx.after(record, Output::Event(saved_event(snapshot)));
+        cx.after(record, Output::Trim { before: record });
+        let now = self.pinned();
+        for hash in before.difference(&now) {
+            cx.after(record, Output::Drop { hash: *hash });
+        }
+    }
+
+    fn on_fault(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
+        let lost = match fault {
+            Fault::Device { .. } | Fault::WrongStep { .. } | Fault::BadJob { .. } => true,
+            Fault::BlobMissing { .. }
+            | Fault::BlobDamaged { .. }
+            | Fault::RootMismatch { .. }
+            | Fault::DiskFull { .. }
+            | Fault::Store { .. } => false,
+        };
+        match job {
+            JobKind::Benchmark => {}
+            JobKind::Init | JobKind::Load => self.on_prepare_failed(cx, job, fault),
+            JobKind::Train | JobKind::Step | JobKind::Evaluate | JobKind::Snapshot if lost => {
+                self.reload(cx, job, fault);
+            }
+            JobKind::Train | JobKind::Step => self.give_up(cx, job, fault),
+            JobKind::Evaluate => {
+                self.aside = None;
+                self.evaluations.not_before = self.retry_later(cx, job, fault);
+            }
+            JobKind::Snapshot => {
+                self.aside = None;
+                if self.wish == Wish::Stop {
+                    return self.give_up(cx, job, fault);
+                }
+                self.wish = Wish::None;
+                self.snapshots.not_before = self.retry_later(cx, job, fault);
+                // A node that leaves solo work tries to save until it can; meanwhile the state stays in memory.
+                cx.timers.set(TimerKind::Retry, Some(self.snapshots.not_before));
+            }
+        }
+    }
+
+    /// Tells of a failed job that is tried again, and when.
+    fn retry_later(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) -> Time {
+        let at = cx.now.after_ms(self.retry_ms);
+        self.retry_ms = self.retry_ms.saturating_mul(2).min(RETRY_MS_MAX);
+        cx.event(Event::JobFailed { job, fault: fault.clone(), then: Recovery::Later { at } });
+        at
+    }
+
+    fn on_prepare_failed(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
+        self.phase = Phase::Absent;
+        let damaged = match fault {
+            Fault::BlobMissing { .. } | Fault::BlobDamaged { .. } | Fault::RootMismatch { .. } => true,
+            Fault::WrongStep { .. }
+            | Fault::BadJob { .. }
+            | Fault::DiskFull { .. }
+            | Fault::Store { .. }
+            | Fault::Device { .. } => false,
+        };
+        let older = self.states.len().checked_sub(2).and_then(|place| self.states.get(place));
+        if let (true, Some(older)) = (damaged, older) {
+            let step = older.snapshot.step;
+            self.states.pop();
+            cx.event(Event::JobFailed { job, fault: fault.clone(), then: Recovery::Reload { step } });
+            return;
+        }
+        if damaged || self.reloads >= RELOADS_MAX {
+            return self.give_up(cx, job, fault);
+        }
+        self.reloads = self.reloads.saturating_add(1);
+        self.prepare_at = self.retry_later(cx, job, fault);
+        cx.timers.set(TimerKind::Retry, Some(self.prepare_at));
+    }
+
+    /// Forgets what the executor holds and goes back to the last persisted state.
+    fn reload(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
+        if self.reloads >= RELOADS_MAX {
+            return self.give_up(cx, job, fault);
+        }
+        self.reloads = self.reloads.saturating_add(1);
+        self.cancel_all(cx);
+        self.phase = Phase::Absent;
+        let step = self.saved().unwrap_or_default();
+        cx.event(Event::JobFailed { job, fault: fault.clone(), then: Recovery::Reload { step } });
+    }
+
+    fn give_up(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
+        cx.event(Event::JobFailed { job, fault: fault.clone(), then: Recovery::Stop });
+        self.stop(cx);
+    }
+
+    /// Ends the work; the report waits for the last record.
+    fn stop(&mut self, cx: &mut Cx<'_>) {
+        self.cancel_all(cx);
+        self.phase = Phase::Stopped;
+        let stopped = Event::Stopped { step: self.step, saved: self.saved() };
+        match self.record {
+            Some(record) if !cx.journal.is_durable(record) => cx.after(record, Output::Event(stopped)),
+            Some(_) | None => cx.event(stopped),
+        }
+    }
+
+    fn cancel_all(&mut self, cx: &mut Cx<'_>) {
+        let preparing = match self.phase {
+            Phase::Preparing(id) => Some(id),
+            Phase::Absent | Phase::Ready | Phase::Stopped => None,
+        };
+        let train = self.train.take().map(|(id, _)| id);
+        let stepping = self.stepping.take().map(|stepping| stepping.id);
+        let aside = self.aside.take().map(|(id, _)| id);
+        for id in [preparing, train, stepping, aside].into_iter().flatten() {
+            cx.cancel(id);
+        }
+        self.running_since = None;
+    }
+}
+
+fn token_weight(config: &Config) -> F32 {
+    F32::from_ratio(1, u128::from(config.genesis.training.batch_tokens()))
+}
+
+fn saved_event(snapshot: &Snapshot) -> Event {
+    Event::Saved { step: snapshot.step, root: snapshot.root, bytes: snapshot.bytes }
+}
+
+fn blobs(snapshot: &Snapshot) -> impl Iterator<Item = Hash> {
+    snapshot.layers.iter().flat_map(|layer| [layer.weights, layer.moments])
+}
+
+/// Snapshots that the operator wants and the disk has room for, with one more being written; at least one.
+pub(crate) fn snapshots_kept(config: &Config) -> usize {
+    let fit = config.operator.disk_bytes.checked_div(snapshot_bytes(config)).unwrap_or(u64::MAX).saturating_sub(1);
+    let kept = u64::from(config.operator.snapshots_kept).min(fit).clamp(1, u64::from(SNAPSHOTS_MAX));
+    usize::try_from(kept).unwrap_or(1)
+}
+
+/// Bytes of a snapshot: weights and two moments.
+pub(crate) fn snapshot_bytes(config: &Config) -> u64 {
+    config.genesis.model.parameters().saturating_mul(12)
+}

@@ -1,0 +1,79 @@
+//! How fast this machine is (PROTOCOL §2): one layer's forward pass, timed by the host at the start and every hour.
+
+use neuroshard_proto::{Commitment, Fault, Hash, Job, Stream, Tier};
+use serde::{Deserialize, Serialize};
+
+use crate::cx::{Cx, Local};
+use crate::io::{Event, JobKind, Recovery, TimerKind};
+
+/// Nodes that started together spread their hourly benchmarks over this long.
+const JITTER_MS: u64 = 60_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TierPart {
+    tier: Option<Tier>,
+    running: bool,
+    jitter: Stream,
+}
+
+impl TierPart {
+    pub(crate) fn new(seed: &Hash) -> Self {
+        Self { tier: None, running: false, jitter: Stream::new(seed, "benchmark", 0) }
+    }
+
+    /// Starts a benchmark, unless one is under way.
+    pub(crate) fn on_due(&mut self, cx: &mut Cx<'_>) {
+        if self.running {
+            return;
+        }
+        self.running = true;
+        let genesis = &cx.config.genesis;
+        let (params, model) = (genesis.params, genesis.model);
+        let sequence = params.benchmark_sequence.min(model.context);
+        let (warmup, runs) = (params.benchmark_warmup, params.benchmark_runs);
+        cx.compute(Job::Benchmark { model, sequence, warmup, runs });
+    }
+
+    pub(crate) fn on_answer(&mut self, cx: &mut Cx<'_>, result: Result<Commitment, Fault>) {
+        match result {
+            Ok(Commitment::Benchmark { layer_us }) => {
+                let tier = cx.config.genesis.params.tier(layer_us);
+                self.tier = Some(tier);
+                cx.event(Event::TierMeasured { layer_us, tier });
+            }
+            Ok(other) => fail(cx, Fault::bad_job(answer_name(&other))),
+            Err(fault) => fail(cx, fault),
+        }
+        self.settle(cx);
+    }
+
+    pub(crate) fn on_late(&mut self, cx: &mut Cx<'_>) {
+        cx.event(Event::JobLate { job: JobKind::Benchmark });
+        self.settle(cx);
+    }
+
+    /// Tells what is known now and plans the next benchmark.
+    fn settle(&mut self, cx: &mut Cx<'_>) {
+        self.running = false;
+        let wait = cx.config.genesis.params.benchmark_period_ms.saturating_add(self.jitter.below(JITTER_MS));
+        cx.timers.set(TimerKind::Benchmark, Some(cx.now.after_ms(wait)));
+        cx.tell(Local::Tier(self.tier));
+    }
+}
+
+fn fail(cx: &mut Cx<'_>, fault: Fault) {
+    let at = cx.now.after_ms(cx.config.genesis.params.benchmark_period_ms);
+    cx.event(Event::JobFailed { job: JobKind::Benchmark, fault, then: Recovery::Later { at } });
+}
+
+/// What an executor answered, for the report that it was not what was asked.
+pub(crate) const fn answer_name(answer: &Commitment) -> &'static str {
+    match answer {
+        Commitment::Ready { .. } => "the executor answered with a state",
+        Commitment::Benchmark { .. } => "the executor answered with a benchmark",
+        Commitment::Batch(_) => "the executor answered with a batch",
+        Commitment::Step { .. } => "the executor answered with a step",
+        Commitment::Evaluation { .. } => "the executor answered with an evaluation",
+        Commitment::Snapshot(_) => "the executor answered with a snapshot",
+    }
+}

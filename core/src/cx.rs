@@ -1,0 +1,157 @@
+//! What a part of the core may touch while it handles an event.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use neuroshard_proto::{Commitment, Fault, Heartbeat, Job, JournalSeq, Mode, RequestId, Tier, Time};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::io::{Command, Event, JobKind, Outbox, Output, TimerKind};
+use crate::journal::{Journal, JournalFact};
+use crate::node::Part;
+
+/// Most requests that wait for an answer.
+const REQUESTS_MAX: usize = 16;
+/// Most events that parts may cause in one step.
+const LOCAL_MAX: usize = 32;
+/// An answer that takes longer is given up. The slowest tier needs minutes for a batch of the largest preset.
+const JOB_DEADLINE_MS: u64 = 3_600_000;
+
+/// What parts hear: inputs taken apart, and what other parts found out. Each concerns one part, and no part calls
+/// another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Local {
+    Start,
+    Timer(TimerKind),
+    Heartbeat(Heartbeat),
+    Answer {
+        id: RequestId,
+        job: JobKind,
+        result: Result<Commitment, Fault>,
+    },
+    Late {
+        job: JobKind,
+    },
+    Command(Command),
+    /// So many other nodes of the network are live.
+    Peers {
+        live: u32,
+    },
+    /// The self-benchmark's verdict; `None` if it failed.
+    Tier(Option<Tier>),
+    Mode(Mode),
+}
+
+/// Open requests: what was asked and when the answer lapses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Requests {
+    next: RequestId,
+    open: BTreeMap<RequestId, (JobKind, Time)>,
+    /// Answers that nobody waited for.
+    pub(crate) unknown: u64,
+}
+
+impl Requests {
+    pub(crate) fn take(&mut self, id: RequestId) -> Option<JobKind> {
+        let found = self.open.remove(&id).map(|(job, _)| job);
+        self.unknown = self.unknown.saturating_add(u64::from(found.is_none()));
+        found
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.open.values().map(|(_, deadline)| *deadline).min()
+    }
+
+    /// Removes what has lapsed.
+    pub(crate) fn lapsed(&mut self, now: Time) -> Vec<(RequestId, JobKind)> {
+        let late: Vec<_> =
+            self.open.iter().filter(|(_, (_, at))| *at <= now).map(|(id, (job, _))| (*id, *job)).collect();
+        for (id, _) in &late {
+            self.open.remove(id);
+        }
+        late
+    }
+}
+
+/// When each timer is due.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Timers(BTreeMap<TimerKind, Time>);
+
+impl Timers {
+    pub(crate) fn set(&mut self, kind: TimerKind, at: Option<Time>) {
+        match at {
+            Some(at) => self.0.insert(kind, at),
+            None => self.0.remove(&kind),
+        };
+    }
+
+    pub(crate) fn get(&self, kind: TimerKind) -> Option<Time> {
+        self.0.get(&kind).copied()
+    }
+
+    /// The earliest timer; of equal ones the first kind.
+    pub(crate) fn next(&self) -> Option<(Time, TimerKind)> {
+        self.0.iter().map(|(kind, at)| (*at, *kind)).min()
+    }
+
+    /// Removes and returns a timer that is due.
+    pub(crate) fn due(&mut self, now: Time) -> Option<TimerKind> {
+        let (at, kind) = self.next()?;
+        if at > now {
+            return None;
+        }
+        self.0.remove(&kind);
+        Some(kind)
+    }
+}
+
+/// What `step` lends to a part.
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Time,
+    pub(crate) config: &'a Config,
+    pub(crate) journal: &'a mut Part<Journal>,
+    pub(crate) requests: &'a mut Part<Requests>,
+    pub(crate) timers: &'a mut Part<Timers>,
+    pub(crate) local: &'a mut VecDeque<Local>,
+    pub(crate) out: &'a mut Outbox,
+}
+
+impl Cx<'_> {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.out.push(Output::Event(event));
+    }
+
+    /// Tells the other parts.
+    pub(crate) fn tell(&mut self, event: Local) {
+        assert!(self.local.len() < LOCAL_MAX, "a step causes few events");
+        self.local.push_back(event);
+    }
+
+    pub(crate) fn persist(&mut self, fact: JournalFact) -> JournalSeq {
+        self.journal.persist(fact, self.out)
+    }
+
+    /// Emits an output once a record is durable.
+    pub(crate) fn after(&mut self, until: JournalSeq, output: Output) {
+        self.journal.hold(until, output);
+    }
+
+    /// Asks the executor for a job.
+    pub(crate) fn compute(&mut self, job: Job) -> RequestId {
+        assert!(self.requests.open.len() < REQUESTS_MAX, "parts wait for answers before they ask for more");
+        let id = self.requests.next;
+        self.requests.next = id.next();
+        let deadline = self.now.after_ms(JOB_DEADLINE_MS);
+        self.requests.open.insert(id, (JobKind::from(&job), deadline));
+        self.out.push(Output::Compute { id, job, deadline });
+        id
+    }
+
+    /// Gives up a request.
+    pub(crate) fn cancel(&mut self, id: RequestId) {
+        if self.requests.open.remove(&id).is_some() {
+            self.out.push(Output::Cancel { id });
+        }
+    }
+}

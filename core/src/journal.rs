@@ -1,0 +1,130 @@
+//! Facts that survive a crash, and the outputs that wait for them.
+//!
+//! A record is a fact ("this snapshot exists"), never an input: code may change and the fact still holds. Whatever
+//! depends on a record is withheld here until the host reports the record durable.
+
+use alloc::collections::VecDeque;
+
+use neuroshard_proto::codec::{self, Canonical};
+use neuroshard_proto::{BatchId, Bytes, JournalSeq, List, NetworkId, NodeId, Snapshot};
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+
+use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
+
+/// Most snapshots a node keeps.
+pub const SNAPSHOTS_MAX: u32 = 3;
+/// Most outputs that wait for records. A snapshot of the largest model frees two blobs a stage.
+const HELD_MAX: usize = 8192;
+
+/// A journal record: a fact and its place, so that a misplaced record is noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Record {
+    pub seq: JournalSeq,
+    pub fact: JournalFact,
+}
+
+impl Canonical for Record {
+    const BYTES_MAX: u32 = RECORD_BYTES_MAX;
+}
+
+/// What a node must not forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum JournalFact {
+    /// The journal belongs to this node of this network.
+    Founded { network: NetworkId, node: NodeId },
+    /// These states of the model are persisted, the newest last. The fact supersedes all earlier ones of its kind.
+    Saved { states: List<SavedState, SNAPSHOTS_MAX> },
+}
+
+/// A persisted state of the model, and how training stood at it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct SavedState {
+    pub snapshot: Snapshot,
+    pub progress: Progress,
+}
+
+/// How far training has come, beside the model itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Progress {
+    /// The next batch to draw.
+    pub batch: BatchId,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Batches that were void.
+    pub voids: u64,
+    /// Time spent training, over all lives of the node.
+    pub trained_ms: u64,
+}
+
+/// The journal as the core sees it: how far it is written, how far it is durable, and what waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// The next record's place.
+    next: JournalSeq,
+    /// Records below this are durable.
+    durable: JournalSeq,
+    held: VecDeque<(JournalSeq, Output)>,
+}
+
+impl Journal {
+    /// Takes up a restored journal whose next record is `next`.
+    pub(crate) fn resume(&mut self, next: JournalSeq) {
+        self.next = next;
+        self.durable = next;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next == JournalSeq(0)
+    }
+
+    /// Appends a fact.
+    pub(crate) fn persist(&mut self, fact: JournalFact, out: &mut Outbox) -> JournalSeq {
+        let seq = self.next;
+        self.next = seq.next();
+        let record = Bytes::try_from(codec::encode(&Record { seq, fact }));
+        assert!(record.is_ok(), "every fact fits in a record");
+        out.push(Output::Persist { seq, record: record.unwrap_or_default() });
+        seq
+    }
+
+    /// Withholds an output until a record is durable.
+    pub(crate) fn hold(&mut self, until: JournalSeq, output: Output) {
+        assert!(self.held.len() < HELD_MAX, "parts wait for one record before they write the next");
+        assert!(self.held.back().is_none_or(|(last, _)| *last <= until), "outputs are withheld in the journal's order");
+        self.held.push_back((until, output));
+    }
+
+    /// Notes that records up to `upto` are durable.
+    pub(crate) fn persisted(&mut self, upto: JournalSeq) -> Result<(), Misuse> {
+        if upto >= self.next {
+            let written = self.next.0.checked_sub(1).map(JournalSeq);
+            return Err(Misuse::PersistedBeyondJournal { upto, written });
+        }
+        self.durable = self.durable.max(upto.next());
+        Ok(())
+    }
+
+    pub(crate) fn is_durable(&self, seq: JournalSeq) -> bool {
+        seq < self.durable
+    }
+
+    /// Whether an output waits for nothing any more.
+    pub(crate) fn may_release(&self) -> bool {
+        self.held.front().is_some_and(|(until, _)| self.is_durable(*until))
+    }
+
+    /// Releases what may go, as far as the outbox has room; returns whether more could go.
+    pub(crate) fn release(&mut self, mut room: usize, out: &mut Outbox) -> bool {
+        while self.may_release() {
+            if room == 0 {
+                return true;
+            }
+            room = room.saturating_sub(1);
+            if let Some((_, output)) = self.held.pop_front() {
+                out.push(output);
+            }
+        }
+        false
+    }
+}

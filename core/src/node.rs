@@ -1,0 +1,393 @@
+//! The node as one value.
+
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use neuroshard_proto::codec::{self, DecodeError};
+use neuroshard_proto::{
+    Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, Step, Time, Verified,
+};
+use serde::Serialize;
+
+use crate::agent::liveness::Liveness;
+use crate::agent::mode::ModePart;
+use crate::agent::solo::{Solo, snapshot_bytes};
+use crate::agent::tier::TierPart;
+use crate::config::Config;
+use crate::cx::{Cx, Local, Requests, Timers};
+use crate::io::{Event, Input, JobKind, MAX_OUTPUTS, Misuse, Outbox, Output, PeerFault, TimerKind};
+use crate::journal::{Journal, JournalFact, Progress, Record, SavedState};
+use crate::sampling::Sampler;
+
+/// A NeuroShard node: the whole protocol as one value, without clock, thread, socket, file or float.
+///
+/// * [`Core::restore`] makes one from a configuration, a seed and the journal of its earlier life, if any.
+/// * [`Core::step`] is the only mutator: one input in, outputs into the host's [`Outbox`]. It runs to completion, never
+///   blocks and never fails because of what a peer, disk or device did; [`Misuse`] is the host's own mistake.
+/// * [`Core::next_deadline`] says when to call `step` with [`Input::Tick`] if nothing else happens before.
+/// * [`Core::state_hash`] is equal wherever the same inputs were taken in the same order.
+///
+/// A host does the outputs in order, and answers [`Output::Persist`] with [`Input::Persisted`] and [`Output::Compute`]
+/// with [`Input::Computed`] in its own time. The crate's documentation shows a complete host.
+#[derive(Clone)]
+pub struct Core {
+    config: Config,
+    network: NetworkId,
+    sampler: Sampler,
+    now: Time,
+    journal: Part<Journal>,
+    requests: Part<Requests>,
+    timers: Part<Timers>,
+    liveness: Part<Liveness>,
+    tier: Part<TierPart>,
+    mode: Part<ModePart>,
+    solo: Part<Solo>,
+}
+
+/// Names of the parts, in the order of their digests.
+const PARTS: [&str; 7] = ["journal", "requests", "timers", "liveness", "tier", "mode", "solo"];
+
+/// Why a core could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The genesis contradicts itself or its manifest.
+    Genesis(GenesisError),
+    /// The disk budget does not hold a snapshot and the next one beside it.
+    DiskBudget { needed: u64, allowed: u64 },
+    /// A journal record does not decode.
+    Record { place: u64, error: DecodeError },
+    /// A record is missing, or stands where another belongs.
+    Order { expected: JournalSeq, found: JournalSeq },
+    /// The journal is that of another network.
+    OtherNetwork { theirs: NetworkId, ours: NetworkId },
+    /// The journal is that of another node.
+    OtherNode { theirs: NodeId, ours: NodeId },
+    /// A saved state does not have the stages of the genesis' model.
+    OtherModel { step: Step },
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Genesis(error) => error.fmt(f),
+            Self::DiskBudget { needed, allowed } => {
+                write!(f, "two snapshots of this model need {needed} bytes of disk, {allowed} are allowed")
+            }
+            Self::Record { place, error } => write!(f, "journal record {place} is damaged: {error}"),
+            Self::Order { expected, found } => write!(f, "the journal has record {found} where {expected} belongs"),
+            Self::OtherNetwork { theirs, ours } => {
+                write!(f, "the journal belongs to network {theirs:.16}, not to {ours:.16}")
+            }
+            Self::OtherNode { theirs, ours } => {
+                write!(f, "the journal belongs to node {theirs:.16}, not to {ours:.16}")
+            }
+            Self::OtherModel { step } => write!(f, "the state saved at step {step} is not of this network's model"),
+        }
+    }
+}
+
+impl core::error::Error for RestoreError {}
+
+impl Core {
+    /// Makes a core: a fresh one is one with an empty journal. Call [`Core::step`] with [`Input::Tick`] next.
+    ///
+    /// `seed` is this node's own randomness; nothing that nodes must agree on depends on it. `journal` holds the records
+    /// of [`Output::Persist`] that survived, in order, without those that [`Output::Trim`] gave up.
+    ///
+    /// # Errors
+    /// If the configuration or the journal cannot be used; each variant says why.
+    pub fn restore<R: AsRef<[u8]>>(
+        config: Config,
+        seed: Hash,
+        journal: impl IntoIterator<Item = R>,
+    ) -> Result<Self, RestoreError> {
+        config.genesis.check(&config.manifest).map_err(RestoreError::Genesis)?;
+        let (needed, allowed) = (snapshot_bytes(&config).saturating_mul(2), config.operator.disk_bytes);
+        if needed > allowed {
+            return Err(RestoreError::DiskBudget { needed, allowed });
+        }
+        let network = config.genesis.network();
+        let (next, states) = read_journal(&config, network, journal)?;
+        let mut timers = Timers::default();
+        timers.set(TimerKind::Start, Some(Time::ZERO));
+        let mut journal = Journal::default();
+        journal.resume(next);
+        let sampler = Sampler::new(config.genesis.seed, &config.genesis.training, &config.manifest);
+        Ok(Self {
+            config,
+            network,
+            sampler,
+            now: Time::ZERO,
+            journal: Part::new(journal),
+            requests: Part::default(),
+            timers: Part::new(timers),
+            liveness: Part::default(),
+            tier: Part::new(TierPart::new(&seed)),
+            mode: Part::default(),
+            solo: Part::new(Solo::new(states)),
+        })
+    }
+
+    /// Takes one input. At most [`MAX_OUTPUTS`] outputs are pushed.
+    ///
+    /// # Errors
+    /// [`Misuse`] if the host broke the contract; then nothing changed and nothing was pushed.
+    pub fn step(&mut self, now: Time, input: Input, out: &mut Outbox) -> Result<(), Misuse> {
+        if now < self.now {
+            return Err(Misuse::TimeWentBack { last: self.now, now });
+        }
+        if out.free() < MAX_OUTPUTS {
+            return Err(Misuse::OutboxFull { free: out.free() });
+        }
+        let room = out.free().saturating_sub(MAX_OUTPUTS);
+        let mut local = VecDeque::new();
+        match input {
+            Input::Persisted { upto } => {
+                self.journal.persisted(upto)?;
+            }
+            Input::Tick => {}
+            Input::Message(message) => self.on_message(&message, &mut local, out),
+            Input::Computed { id, result } => {
+                if let Some(job) = self.requests.take(id) {
+                    local.push_back(Local::Answer { id, job, result });
+                }
+            }
+            Input::Command(command) => local.push_back(Local::Command(command)),
+        }
+        self.now = now;
+        self.on_timers(&mut local, out);
+        self.dispatch(&mut local, out);
+        let left = out.free().saturating_sub(room);
+        let more = self.journal.may_release() && self.journal.release(left, out);
+        self.arm(TimerKind::Release, more.then_some(now));
+        self.arm(TimerKind::Request, self.requests.deadline());
+        Ok(())
+    }
+
+    /// When to call [`Core::step`] with [`Input::Tick`], and which timer asks. A moment in the past means now.
+    pub fn next_deadline(&self) -> Option<(Time, TimerKind)> {
+        self.timers.next()
+    }
+
+    /// The root over the digests of the parts.
+    pub fn state_hash(&self) -> Hash {
+        let mut hasher = Hasher::new(Domain::StateRoot);
+        hasher.update(self.network.0.as_bytes()).update(&self.now.as_ms().to_le_bytes());
+        for (_, digest) in self.part_hashes() {
+            hasher.update(digest.as_bytes());
+        }
+        hasher.finish()
+    }
+
+    /// The digest of each part, by name: where two states differ, this says in what.
+    pub fn part_hashes(&self) -> [(&'static str, Hash); PARTS.len()] {
+        let digests = [
+            self.journal.digest(),
+            self.requests.digest(),
+            self.timers.digest(),
+            self.liveness.digest(),
+            self.tier.digest(),
+            self.mode.digest(),
+            self.solo.digest(),
+        ];
+        let mut named = PARTS.map(|name| (name, Hash::default()));
+        for (slot, digest) in named.iter_mut().zip(digests) {
+            slot.1 = digest;
+        }
+        named
+    }
+
+    /// The network this node belongs to.
+    pub const fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The time of the last step.
+    pub const fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The mode in force; `None` before the first benchmark ended.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode.mode()
+    }
+
+    /// Optimizer steps the model in the executor has taken.
+    pub fn model_step(&self) -> Step {
+        self.solo.step()
+    }
+
+    /// How far training has come.
+    pub fn progress(&self) -> Progress {
+        self.solo.progress()
+    }
+
+    /// The persisted states, the newest last.
+    pub fn saved_states(&self) -> &[SavedState] {
+        self.solo.states()
+    }
+
+    /// Every blob that a fact names: a host may delete all others when it starts, but for the data shards.
+    pub fn pinned(&self) -> BTreeSet<Hash> {
+        self.solo.pinned()
+    }
+
+    fn on_message(&mut self, message: &Verified, local: &mut VecDeque<Local>, out: &mut Outbox) {
+        if message.network() != self.network {
+            let reject = PeerFault::OtherNetwork { node: message.message().signer() };
+            return out.push(Output::Event(Event::Rejected { reject }));
+        }
+        match message.message() {
+            Message::Heartbeat(heartbeat) => local.push_back(Local::Heartbeat(*heartbeat)),
+        }
+    }
+
+    fn arm(&mut self, kind: TimerKind, at: Option<Time>) {
+        if self.timers.get(kind) != at {
+            self.timers.set(kind, at);
+        }
+    }
+
+    /// Turns timers that are due into events: a few a step, the rest stay due.
+    fn on_timers(&mut self, local: &mut VecDeque<Local>, out: &mut Outbox) {
+        while local.len() < TIMERS_A_STEP && self.timers.next().is_some_and(|(at, _)| at <= self.now) {
+            let Some(kind) = self.timers.due(self.now) else { break };
+            match kind {
+                TimerKind::Start => {
+                    if self.journal.is_empty() {
+                        let founded = JournalFact::Founded { network: self.network, node: self.config.node };
+                        self.journal.persist(founded, out);
+                    }
+                    local.push_back(Local::Start);
+                }
+                TimerKind::Release => {}
+                TimerKind::Request => {
+                    for (id, job) in self.requests.lapsed(self.now) {
+                        out.push(Output::Cancel { id });
+                        local.push_back(Local::Late { job });
+                    }
+                }
+                TimerKind::Benchmark | TimerKind::Liveness | TimerKind::Retry => local.push_back(Local::Timer(kind)),
+            }
+        }
+    }
+
+    /// Gives each event to the part it concerns, until no part causes another.
+    fn dispatch(&mut self, local: &mut VecDeque<Local>, out: &mut Outbox) {
+        for _ in 0..EVENTS_A_STEP_MAX {
+            let Some(event) = local.pop_front() else { return };
+            let Self { journal, requests, timers, liveness, tier, mode, solo, .. } = self;
+            let mut cx = Cx { now: self.now, config: &self.config, journal, requests, timers, local, out };
+            match event {
+                Local::Heartbeat(heartbeat) => liveness.on_heartbeat(&mut cx, &heartbeat),
+                Local::Timer(TimerKind::Liveness) => liveness.on_timer(&mut cx),
+                Local::Start | Local::Timer(TimerKind::Benchmark) => tier.on_due(&mut cx),
+                Local::Answer { job: JobKind::Benchmark, result, .. } => tier.on_answer(&mut cx, result),
+                Local::Late { job: JobKind::Benchmark } => tier.on_late(&mut cx),
+                Local::Peers { live } => mode.on_peers(&mut cx, live),
+                Local::Tier(tier) => mode.on_tier(&mut cx, tier),
+                Local::Mode(mode) => solo.on_mode(&mut cx, &self.sampler, mode),
+                Local::Answer { id, job, result } => solo.on_answer(&mut cx, &self.sampler, id, job, result),
+                Local::Late { job } => solo.on_late(&mut cx, &self.sampler, job),
+                Local::Command(command) => solo.on_command(&mut cx, &self.sampler, command),
+                Local::Timer(TimerKind::Retry) => solo.on_retry(&mut cx, &self.sampler),
+                Local::Timer(TimerKind::Start | TimerKind::Release | TimerKind::Request) => {}
+            }
+        }
+        assert!(local.is_empty(), "parts cause a bounded number of events in a step");
+    }
+}
+
+/// A part of the state with the digest of its encoding, which any mutable borrow forgets.
+#[derive(Clone, Default)]
+pub(crate) struct Part<T> {
+    value: T,
+    digest: Cell<Option<Hash>>,
+}
+
+impl<T> Part<T> {
+    fn new(value: T) -> Self {
+        Self { value, digest: Cell::new(None) }
+    }
+}
+
+impl<T: Serialize> Part<T> {
+    fn digest(&self) -> Hash {
+        let digest = self.digest.get().unwrap_or_else(|| Domain::StatePart.hash(&codec::encode(&self.value)));
+        self.digest.set(Some(digest));
+        digest
+    }
+}
+
+impl<T> Deref for Part<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Part<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.digest.set(None);
+        &mut self.value
+    }
+}
+
+/// Timers handled in one step.
+const TIMERS_A_STEP: usize = 8;
+/// Events of one step, those that parts cause included.
+const EVENTS_A_STEP_MAX: u32 = 64;
+
+/// Reads the facts of an earlier life: the next record's place and the saved states.
+fn read_journal<R: AsRef<[u8]>>(
+    config: &Config,
+    network: NetworkId,
+    journal: impl IntoIterator<Item = R>,
+) -> Result<(JournalSeq, Vec<SavedState>), RestoreError> {
+    let mut next: Option<JournalSeq> = None;
+    let mut states = Vec::new();
+    for (place, bytes) in (0_u64..).zip(journal) {
+        let record: Record = codec::decode(bytes.as_ref()).map_err(|error| RestoreError::Record { place, error })?;
+        let expected = next.unwrap_or(record.seq);
+        if record.seq != expected {
+            return Err(RestoreError::Order { expected, found: record.seq });
+        }
+        next = Some(record.seq.next());
+        match record.fact {
+            JournalFact::Founded { network: theirs, .. } if theirs != network => {
+                return Err(RestoreError::OtherNetwork { theirs, ours: network });
+            }
+            JournalFact::Founded { node: theirs, .. } if theirs != config.node => {
+                return Err(RestoreError::OtherNode { theirs, ours: config.node });
+            }
+            JournalFact::Founded { .. } => {}
+            JournalFact::Saved { states: saved } => states = saved.into_vec(),
+        }
+    }
+    let stages = config.genesis.model.all_layers().iter().count();
+    match states.iter().find(|state| state.snapshot.layers.len() != stages) {
+        Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),
+        None => Ok((next.unwrap_or_default(), states)),
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("network", &self.network)
+            .field("node", &self.config.node)
+            .field("now", &self.now)
+            .field("mode", &self.mode())
+            .field("step", &self.model_step())
+            .finish_non_exhaustive()
+    }
+}
