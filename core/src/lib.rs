@@ -126,3 +126,9 @@ pub use journal::{JournalFact, Progress, Record, SNAPSHOTS_MAX, SavedState};
 pub use neuroshard_proto as proto;
 pub use node::{Core, RestoreError};
 pub use sampling::Sampler;
+
+/// The schemas of this crate's types that are stored or recorded; see [`proto::schema`].
+pub fn schema_types() -> [&'static postcard_schema::schema::NamedType; 4] {
+    use postcard_schema::Schema;
+    [Config::SCHEMA, Input::SCHEMA, Output::SCHEMA, Record::SCHEMA]
+}

@@ -14,7 +14,8 @@ use crate::float::F32;
 use crate::genesis::Sample;
 use crate::hash::Hash;
 use crate::ids::{BatchId, Step};
-use crate::model::{DType, LAYERS_MAX, LayerRange, ModelSpec};
+use crate::model::{LAYERS_MAX, LayerRange, ModelSpec};
+use crate::tensor::DType;
 
 /// Most microbatches in one job.
 pub const MICROBATCHES_MAX: u32 = 256;

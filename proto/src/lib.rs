@@ -50,6 +50,7 @@ pub mod ops;
 mod params;
 pub mod schema;
 mod stream;
+mod tensor;
 pub mod tile;
 mod time;
 
@@ -64,10 +65,8 @@ pub use job::{
     BatchOutcome, Commitment, Fault, Job, LayerBlobs, MICROBATCHES_MAX, Schedule, Snapshot, TensorRef, VoidReason,
 };
 pub use message::{Heartbeat, Kind, Message};
-pub use model::{
-    CONTEXT_MAX, DType, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TensorInit, TensorKind, TensorSpec,
-    TrainSpec, WIDTH_MAX,
-};
+pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
 pub use params::{Mode, Params, Phase, PhaseRow, Tier};
 pub use stream::Stream;
+pub use tensor::{DType, TensorInit, TensorKind, TensorSpec};
 pub use time::Time;

@@ -19,7 +19,7 @@
 //! * Bounds that void the batch where they are exceeded (by integer comparison, so NaN exceeds them too): `2^40` for
 //!   the input of a norm, `2^50` for everything else that is checked.
 
-use crate::model::DType;
+use crate::tensor::DType;
 
 /// An operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

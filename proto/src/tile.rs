@@ -10,7 +10,7 @@ use crate::hash::{Domain, Hash, Hasher};
 use crate::ids::Step;
 use crate::job::TensorRef;
 use crate::merkle;
-use crate::model::DType;
+use crate::tensor::DType;
 
 /// Rows and columns of a tile.
 pub const TILE: u32 = 16;

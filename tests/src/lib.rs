@@ -1,1 +1,3 @@
-//! neuroshard-tests
+//! What tests of several crates share.
+
+pub mod golden;

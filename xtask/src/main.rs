@@ -1,1 +1,38 @@
-fn main() {}
+//! The project's chores, so that a laptop and CI do exactly the same: `cargo xtask help`.
+
+mod check;
+mod deps;
+mod tidy;
+mod tree;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  check          everything CI checks beside the tests: format, lints, determinism, dependencies, tidiness, docs
+  check <name>   one of: format, lints, floats, dependencies, tidy, docs
+  golden         rewrite the golden files after a deliberate change of the wire, the schema or the arithmetic
+  help           this text";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["check"] => check::all(),
+        ["check", name] => check::one(name),
+        ["golden"] => check::golden(),
+        ["help" | "--help" | "-h"] | [] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("unknown command {words:?}\n\n{HELP}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What must never change by accident: the bytes of every type that is sent, signed, stored or recorded, the schema, and
+//! the numbers that every node computes for itself.
+
+use ed25519_dalek::{Signer, SigningKey};
+use neuroshard_core::tokenizer::Tokenizer;
+use neuroshard_core::{
+    Command, Config, Event, Input, JobKind, JournalFact, ModeReason, Operator, Output, PeerFault, Progress, Record,
+    Recovery, Sampler, SavedState, schedule,
+};
+use neuroshard_proto::codec::{self, Canonical};
+use neuroshard_proto::{
+    BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Genesis, Hash, Heartbeat, Job, JournalSeq,
+    LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Mode, NetworkId, NodeId, Params, Preset, QuorumId,
+    RequestId, Sample, Shard, Signature, Snapshot, Step, Stream, Tier, Time, Verified, VoidReason, merkle, tile,
+};
+use neuroshard_tests::golden;
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[9; 32])
+}
+
+fn node() -> NodeId {
+    NodeId::from_bytes(key().verifying_key().to_bytes())
+}
+
+fn hash(name: &str) -> Hash {
+    Hash::of_blob(name.as_bytes())
+}
+
+fn manifest() -> Manifest {
+    let shard = |name, held_out| Shard { hash: hash(name), tokens: 65_536, held_out };
+    let shards = vec![shard("a", false), shard("b", true)].try_into().unwrap();
+    Manifest { tokenizer: Tokenizer::genesis().hash(), text_bytes: 131_000, shards }
+}
+
+fn genesis() -> Genesis {
+    let (model, training) = Preset::Nano.specs();
+    Genesis {
+        created_unix_ms: 1_800_000_000_000,
+        seed: hash("seed"),
+        model,
+        training,
+        params: Params::DEFAULT,
+        manifest: manifest().root(),
+        founders: vec![node()].try_into().unwrap(),
+    }
+}
+
+fn heartbeat() -> Heartbeat {
+    Heartbeat {
+        node: node(),
+        time: Time::from_ms(123_456),
+        quorum: Some(QuorumId(hash("quorum"))),
+        queue_depth: 3,
+        free_bytes: 1 << 34,
+        step: Step(77),
+    }
+}
+
+fn envelope() -> Envelope {
+    let network = NetworkId(hash("network"));
+    Envelope::seal(network, &Message::Heartbeat(heartbeat()), |digest| {
+        Signature(key().sign(digest.as_bytes()).to_bytes())
+    })
+}
+
+fn snapshot() -> Snapshot {
+    let layers = vec![LayerBlobs { weights: hash("w"), moments: hash("m") }; 2].try_into().unwrap();
+    Snapshot { step: Step(100), root: hash("root"), layers, bytes: 10_000 }
+}
+
+/// A value's bytes, after having seen that they decode to the value.
+fn bytes<T: Canonical + PartialEq + std::fmt::Debug>(value: &T) -> Vec<u8> {
+    let encoded = codec::encode(value);
+    assert_eq!(&codec::decode::<T>(&encoded).expect("what was encoded decodes"), value);
+    encoded
+}
+
+#[test]
+fn the_wire_keeps_its_bytes() {
+    let verified = Verified::open(&codec::encode(&envelope())).expect("an honest frame");
+    assert_eq!(verified.message(), &Message::Heartbeat(heartbeat()));
+    let entries = vec![
+        ("heartbeat", bytes(&heartbeat())),
+        ("envelope of a heartbeat", bytes(&envelope())),
+        ("manifest", bytes(&manifest())),
+        ("genesis", bytes(&genesis())),
+        ("params", bytes(&Params::DEFAULT)),
+        ("network id", genesis().network().0.as_bytes().to_vec()),
+    ];
+    golden::check("tests/golden/wire.txt", &golden::lines(entries));
+}
+
+fn jobs() -> Vec<(&'static str, Job)> {
+    let (model, _) = Preset::Nano.specs();
+    let range = LayerRange { start: 0, end: 5 };
+    let samples = vec![Sample { shard: hash("a"), offset: 640 }];
+    let (token_weight, norms) = (F32::from_ratio(1, 1024), vec![F32::ONE; 5]);
+    let (_, training) = Preset::Nano.specs();
+    let schedule = schedule::schedule(&training, Step(7));
+    let train = Job::Train {
+        step: Step(7),
+        batch: BatchId(9),
+        fresh: true,
+        sequence: 128,
+        token_weight,
+        samples: samples.clone().try_into().unwrap(),
+    };
+    let squared_norms = norms.try_into().unwrap();
+    vec![
+        ("job init", Job::Init { model, range, seed: hash("seed") }),
+        ("job load", Job::Load { model, range, snapshot: snapshot() }),
+        ("job benchmark", Job::Benchmark { model, sequence: 128, warmup: 3, runs: 10 }),
+        ("job train", train),
+        ("job step", Job::Step { step: Step(7), token_weight, squared_norms, schedule }),
+        ("job evaluate", Job::Evaluate { step: Step(7), sequence: 128, samples: samples.try_into().unwrap() }),
+        ("job snapshot", Job::Snapshot { step: Step(100) }),
+    ]
+}
+
+#[test]
+fn jobs_commitments_and_faults_keep_their_bytes() {
+    let squared_norms = vec![F32::ONE, F32::from_ratio(1, 3)].try_into().unwrap();
+    let commitments = [
+        ("ready", Commitment::Ready { step: Step(0), root: hash("root") }),
+        ("benchmark", Commitment::Benchmark { layer_us: 812 }),
+        ("batch", Commitment::Batch(BatchOutcome::Done { loss_micro: 5_583_496, tokens: 1024, squared_norms })),
+        ("void", Commitment::Batch(BatchOutcome::Void(VoidReason::OutOfRange))),
+        ("step", Commitment::Step { step: Step(8), norm: F32::ONE }),
+        ("evaluation", Commitment::Evaluation { step: Step(8), loss_micro: Some(-1), tokens: 4096 }),
+        ("snapshot", Commitment::Snapshot(snapshot())),
+    ];
+    let faults = [
+        ("missing", Fault::BlobMissing { hash: hash("x") }),
+        ("damaged", Fault::BlobDamaged { hash: hash("x") }),
+        ("root", Fault::RootMismatch { expected: hash("x"), found: hash("y") }),
+        ("step", Fault::WrongStep { expected: Step(1), at: Some(Step(2)) }),
+        ("job", Fault::bad_job("why")),
+        ("disk", Fault::DiskFull { needed: 1 << 20 }),
+        ("store", Fault::store("why")),
+        ("device", Fault::device("why")),
+    ];
+    let mut entries: Vec<(&str, Vec<u8>)> = jobs().iter().map(|(name, job)| (*name, bytes(job))).collect();
+    entries.extend(commitments.iter().map(|(name, answer)| (*name, bytes(answer))));
+    entries.extend(faults.iter().map(|(name, fault)| (*name, bytes(fault))));
+    golden::check("tests/golden/jobs.txt", &golden::lines(entries));
+}
+
+fn events() -> Vec<Event> {
+    let (step, node, root) = (Step(8), node(), hash("root"));
+    vec![
+        Event::TierMeasured { layer_us: 812, tier: Tier::T1 },
+        Event::ModeChosen { mode: Mode::Solo, reason: ModeReason::Alone },
+        Event::ModeChosen { mode: Mode::Idle, reason: ModeReason::TooLittleMemory { needed: 2, allowed: 1 } },
+        Event::StateReady { step, root },
+        Event::Stepped { step, batch: BatchId(9), loss_micro: 7, tokens: 1024, norm: F32::ONE, rate: F32::ONE },
+        Event::BatchVoid { step, batch: BatchId(9), voids: 1 },
+        Event::HeldOut { step, loss_micro: 7, tokens: 4096 },
+        Event::Saved { step, root, bytes: 10_000 },
+        Event::JobFailed { job: JobKind::Train, fault: Fault::device("why"), then: Recovery::Reload { step } },
+        Event::JobLate { job: JobKind::Step },
+        Event::Rejected { reject: PeerFault::OwnName },
+        Event::PeerUp { node },
+        Event::PeerDown { node },
+        Event::Diverged { step, voids: 100 },
+        Event::StepLimit { step },
+        Event::Stopped { step, saved: Some(step) },
+    ]
+}
+
+#[test]
+fn the_surface_of_the_core_keeps_its_bytes() {
+    let config =
+        Config { genesis: genesis(), manifest: manifest(), node: node(), operator: Operator::new(1 << 30, 1 << 31) };
+    let verified = Verified::open(&codec::encode(&envelope())).expect("an honest frame");
+    let inputs = [
+        ("input tick", Input::Tick),
+        ("input message", Input::Message(verified)),
+        ("input persisted", Input::Persisted { upto: JournalSeq(3) }),
+        ("input computed", Input::Computed { id: RequestId(5), result: Ok(Commitment::Benchmark { layer_us: 812 }) }),
+        ("input failed", Input::Computed { id: RequestId(5), result: Err(Fault::device("why")) }),
+        ("input save", Input::Command(Command::Save)),
+        ("input stop", Input::Command(Command::Stop)),
+    ];
+    let founded =
+        Record { seq: JournalSeq(0), fact: JournalFact::Founded { network: config.genesis.network(), node: node() } };
+    let progress = Progress { batch: BatchId(101), tokens: 102_400, voids: 1, trained_ms: 3210 };
+    let states = vec![SavedState { snapshot: snapshot(), progress }].try_into().unwrap();
+    let saved = Record { seq: JournalSeq(1), fact: JournalFact::Saved { states } };
+    let mut entries: Vec<(&str, Vec<u8>)> = vec![("config", bytes(&config))];
+    entries.extend(inputs.iter().map(|(name, input)| (*name, bytes(input))));
+    entries.push(("record founded", bytes(&founded)));
+    entries.push(("record saved", bytes(&saved)));
+    let record = codec::encode(&founded).try_into().unwrap();
+    let (_, job) = jobs().swap_remove(0);
+    let outputs = [
+        ("output persist", Output::Persist { seq: JournalSeq(0), record }),
+        ("output compute", Output::Compute { id: RequestId(5), job, deadline: Time::from_ms(99) }),
+        ("output cancel", Output::Cancel { id: RequestId(5) }),
+        ("output drop", Output::Drop { hash: hash("x") }),
+        ("output trim", Output::Trim { before: JournalSeq(2) }),
+    ];
+    entries.extend(outputs.iter().map(|(name, output)| (*name, bytes(output))));
+    entries.extend(events().into_iter().map(|event| ("event", bytes(&Output::Event(event)))));
+    golden::check("tests/golden/surface.txt", &golden::lines(entries));
+}
+
+#[test]
+fn numbers_that_every_node_computes_stay_what_they_are() {
+    let (model, training) = Preset::Genesis.specs();
+    let seed = hash("seed");
+    let mut weights = Vec::new();
+    for layer in [LayerIndex(0), LayerIndex(10), LayerIndex(11)] {
+        for tensor in model.tensors(layer) {
+            let mut head = [0; 64];
+            let count = head.len().min(usize::try_from(tensor.elements()).unwrap());
+            tensor.fill_init(&model, &seed, layer, 0, &mut head[..count]);
+            weights.extend(head.iter().flat_map(|word| word.to_le_bytes()));
+        }
+    }
+    let rotary: Vec<u8> = model.rotary_table().iter().flatten().flat_map(|half| half.to_le_bytes()).collect();
+    let schedules: Vec<u8> = [0, 1, 999, 1000, 30_000, 60_000]
+        .iter()
+        .flat_map(|s| codec::encode(&schedule::schedule(&training, Step(*s))))
+        .collect();
+    let stream: Vec<u8> = (0..4).flat_map(|i| Stream::new(&seed, "golden", 1).at(i).to_le_bytes()).collect();
+    let sampler = Sampler::new(seed, &training, &manifest());
+    let samples: Vec<u8> = (0..3).flat_map(|batch| codec::encode(&sampler.batch(BatchId(batch)))).collect();
+    let leaves: Vec<Hash> = (0..5_u8).map(|i| merkle::leaf(&[i])).collect();
+    let shape = tile::Shape { rows: 20, cols: 18 };
+    let tensor = tile::tensor(DType::F32, shape, &(0..360).collect::<Vec<u32>>());
+    let entries = vec![
+        ("attention scale", model.attention_scale().to_bits().to_le_bytes().to_vec()),
+        ("first weights (digest)", hash_of(&weights)),
+        ("rotary table (digest)", hash_of(&rotary)),
+        ("schedules (digest)", hash_of(&schedules)),
+        ("stream", stream),
+        ("samples (digest)", hash_of(&samples)),
+        ("held-out samples (digest)", hash_of(&codec::encode(&sampler.held_out()))),
+        ("merkle root of five leaves", merkle::root(&leaves).as_bytes().to_vec()),
+        ("tensor root", tensor.root.as_bytes().to_vec()),
+        ("model state root", tile::model_state(Step(3), &[tensor]).as_bytes().to_vec()),
+        ("tokenizer", Tokenizer::genesis().hash().as_bytes().to_vec()),
+    ];
+    golden::check("tests/golden/numbers.txt", &golden::lines(entries));
+}
+
+fn hash_of(bytes: &[u8]) -> Vec<u8> {
+    Hash::of_blob(bytes).as_bytes().to_vec()
+}
+
+#[test]
+fn the_schema_is_the_one_checked_in() {
+    let mut types = neuroshard_proto::schema::types();
+    types.extend(neuroshard_core::schema_types());
+    let text = neuroshard_proto::schema::json(&types);
+    golden::check("proto/schema.json", &text);
+}
