@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use neuroshard_proto::{BatchId, Hash, List, MICROBATCHES_MAX, Manifest, Sample, Shard, Stream, TrainSpec};
+use neuroshard_proto::{BatchId, Hash, List, MICROBATCHES_MAX, Manifest, Sample, Shard, Stream, TrainSpec, mutant};
 
 /// Sequences for the held-out loss, in batches.
 const HELD_OUT_BATCHES: u64 = 4;
@@ -123,10 +123,10 @@ impl Permutation {
     fn apply(&self, place: u64) -> u64 {
         let mut value = self.mix(place);
         // Each walk leaves the range with a chance below 3/4 and the network is a permutation, so this ends.
-        while value >= self.count {
+        while value >= self.count && !mutant("windows drawn twice") {
             value = self.mix(value);
         }
-        value
+        value.checked_rem(self.count).unwrap_or_default()
     }
 
     fn mix(&self, value: u64) -> u64 {

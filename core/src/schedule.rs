@@ -1,14 +1,14 @@
 //! The numbers of an optimizer step, computed in fixed point and rounded once (PROTOCOL §4, §13).
 
 use neuroshard_proto::fixed::{Angle, Fixed};
-use neuroshard_proto::{F32, Schedule, Step, TrainSpec};
+use neuroshard_proto::{F32, Schedule, Step, TrainSpec, mutant};
 
 const PPM: u64 = 1_000_000;
 
 /// The schedule of the step that follows `step` earlier ones: linear warm-up from `1 / warmup` of the peak, then a cosine
 /// to the floor at the horizon, then the floor.
 pub fn schedule(spec: &TrainSpec, step: Step) -> Schedule {
-    let count = step.0.saturating_add(1);
+    let count = if mutant("schedule one step late") { step.0.max(1) } else { step.0.saturating_add(1) };
     let ratio = |ppm: u32| F32::from_ratio(u128::from(ppm), u128::from(PPM));
     Schedule {
         rate: rate(spec, step),

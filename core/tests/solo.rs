@@ -367,3 +367,27 @@ fn the_same_inputs_make_the_same_state() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn every_part_of_the_state_is_in_the_hash() {
+    let mut world = World::new(config());
+    let mut seen = Vec::new();
+    for answers in 0..12 {
+        let parts = world.core.part_hashes();
+        seen.push((world.core.state_hash(), parts));
+        if answers == 5 {
+            world.command(Command::Save);
+        } else {
+            world.answer(0);
+        }
+    }
+    for pair in seen.windows(2) {
+        let [(before, parts), (after, later)] = pair else { continue };
+        assert_ne!(before, after, "an answer changes the state");
+        assert_ne!(parts, later);
+    }
+    // What the trainer alone knows: the same journal, requests and timers, another step of the model.
+    let solo = |parts: &[(&str, Hash)]| parts.iter().find(|(name, _)| *name == "solo").map(|(_, hash)| *hash);
+    let distinct: std::collections::BTreeSet<_> = seen.iter().map(|(_, parts)| solo(parts)).collect();
+    assert!(distinct.len() >= 8, "{} states of the trainer", distinct.len());
+}

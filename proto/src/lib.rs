@@ -46,6 +46,7 @@ mod job;
 pub mod merkle;
 mod message;
 mod model;
+mod mutant;
 pub mod ops;
 mod params;
 pub mod schema;
@@ -66,6 +67,7 @@ pub use job::{
 };
 pub use message::{Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
+pub use mutant::mutant;
 pub use params::{Mode, Params, Phase, PhaseRow, Tier};
 pub use stream::Stream;
 pub use tensor::{DType, TensorInit, TensorKind, TensorSpec};

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounded::List;
 use crate::hash::{Domain, Hash, Hasher};
+use crate::mutant::mutant;
 
 /// Most hashes in a proof: a tree of 2^40 leaves is larger than any model.
 pub const PROOF_HASHES_MAX: u32 = 40;
@@ -38,7 +39,8 @@ impl rs_merkle::Hasher for Tagged {
 }
 
 fn parent(left: &Hash, right: Option<&Hash>) -> Hash {
-    let mut hasher = Hasher::new(if right.is_some() { Domain::MerkleNode } else { Domain::MerkleLone });
+    let lone = right.is_none() && !mutant("lone nodes untagged");
+    let mut hasher = Hasher::new(if lone { Domain::MerkleLone } else { Domain::MerkleNode });
     hasher.update(left.as_bytes());
     if let Some(right) = right {
         hasher.update(right.as_bytes());

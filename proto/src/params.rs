@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::Ratio;
 use crate::codec::Canonical;
+use crate::mutant::mutant;
 
 /// A speed tier: how long one layer takes (PROTOCOL §2). T1 is the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
@@ -216,7 +217,9 @@ impl Params {
 
     /// The tier of a node whose layer takes this long.
     pub fn tier(&self, layer_us: u64) -> Tier {
-        let slower = self.tier_bounds_us.iter().filter(|bound| layer_us >= **bound).count();
+        let inclusive = u64::from(mutant("tier bounds inclusive"));
+        let reached = |bound: &&u64| layer_us >= bound.saturating_add(inclusive);
+        let slower = self.tier_bounds_us.iter().filter(reached).count();
         Tier::ALL.get(slower).copied().unwrap_or(Tier::T5)
     }
 

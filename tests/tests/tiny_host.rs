@@ -141,7 +141,11 @@ fn power_cuts_at_any_moment_change_nothing_in_the_end() {
         if told.iter().any(|event| matches!(event, Event::Saved { .. })) {
             assert_eq!(final_root(&told), whole, "cut after {cut} events");
         }
-        assert_eq!(disk.blobs.keys().collect::<Vec<_>>(), calm.blobs.keys().collect::<Vec<_>>(), "no blob is left over");
+        assert_eq!(
+            disk.blobs.keys().collect::<Vec<_>>(),
+            calm.blobs.keys().collect::<Vec<_>>(),
+            "no blob is left over"
+        );
     }
 }
 

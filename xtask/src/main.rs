@@ -2,6 +2,7 @@
 
 mod check;
 mod deps;
+mod mutants;
 mod tidy;
 mod tree;
 
@@ -13,6 +14,7 @@ cargo xtask <command>
   check          everything CI checks beside the tests: format, lints, determinism, dependencies, tidiness, docs
   check <name>   one of: format, lints, floats, dependencies, tidy, docs
   golden         rewrite the golden files after a deliberate change of the wire, the schema or the arithmetic
+  mutants [word] build each deliberate mistake (whose name has the word) and want a named test to notice it
   help           this text";
 
 fn main() -> ExitCode {
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
         ["check"] => check::all(),
         ["check", name] => check::one(name),
         ["golden"] => check::golden(),
+        ["mutants"] => mutants::run(""),
+        ["mutants", word] => mutants::run(word),
         ["help" | "--help" | "-h"] | [] => {
             println!("{HELP}");
             Ok(())

@@ -6,7 +6,7 @@
 
 use alloc::collections::BTreeMap;
 
-use neuroshard_proto::{Heartbeat, NodeId, Time};
+use neuroshard_proto::{Heartbeat, NodeId, Time, mutant};
 use serde::{Deserialize, Serialize};
 
 use crate::cx::{Cx, Local};
@@ -57,9 +57,9 @@ impl Liveness {
     }
 
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>) {
-        let limit = cx.config.genesis.params.offline_ms;
+        let limit = offline_after_ms(cx);
         // One peer a step: a mass departure is handled in as many steps, each within the bound on outputs.
-        let gone = self.peers.iter().find(|(_, peer)| cx.now.ms_since(peer.heard) > limit).map(|(node, _)| *node);
+        let gone = self.peers.iter().find(|(_, peer)| cx.now.ms_since(peer.heard) >= limit).map(|(node, _)| *node);
         if let Some(node) = gone {
             self.peers.remove(&node);
             cx.event(Event::PeerDown { node });
@@ -70,11 +70,17 @@ impl Liveness {
 
     fn arm(&self, cx: &mut Cx<'_>) {
         let first = self.peers.values().map(|peer| peer.heard).min();
-        let limit = cx.config.genesis.params.offline_ms.saturating_add(1);
+        let limit = offline_after_ms(cx);
         cx.timers.set(TimerKind::Liveness, first.map(|heard| heard.after_ms(limit)));
     }
 
     fn live(&self) -> u32 {
         u32::try_from(self.peers.len()).unwrap_or(u32::MAX)
     }
+}
+
+/// The age at which a peer is offline: exactly 120 s is not.
+fn offline_after_ms(cx: &Cx<'_>) -> u64 {
+    let margin = u64::from(!mutant("offline at exactly 120 s"));
+    cx.config.genesis.params.offline_ms.saturating_add(margin)
 }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::{
     BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Mode, Ratio, RequestId, Snapshot, Step,
-    Time,
+    Time, mutant,
 };
 use serde::{Deserialize, Serialize};
 
@@ -246,7 +246,9 @@ impl Solo {
             // The batch under way is given up and will be drawn again: the state is that of the last step.
             cx.cancel(id);
             self.train = None;
-            self.progress.batch = batch;
+            if !mutant("batch lost at a stop") {
+                self.progress.batch = batch;
+            }
         }
         if self.limit_reached(cx.config, self.step) && !self.limit_told {
             if !leaving && self.evaluations.steps_since(self.step) > 0 && cx.now >= self.evaluations.not_before {
@@ -434,7 +436,7 @@ impl Solo {
         self.record = Some(record);
         cx.after(record, Output::Event(saved_event(snapshot)));
         cx.after(record, Output::Trim { before: record });
-        let now = self.pinned();
+        let now = if mutant("shared blobs dropped") { BTreeSet::new() } else { self.pinned() };
         for hash in before.difference(&now) {
             cx.after(record, Output::Drop { hash: *hash });
         }

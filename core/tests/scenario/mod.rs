@@ -144,7 +144,8 @@ impl World {
                 let layers: Vec<_> = (0..stages)
                     .map(|layer| LayerBlobs {
                         weights: blob(format!("w {layer} {step}")),
-                        moments: blob(format!("m {layer} {step}")),
+                        // One blob is the same in every snapshot, as moments of an untouched layer would be.
+                        moments: blob(if layer == 0 { "m same".into() } else { format!("m {layer} {step}") }),
                     })
                     .collect();
                 self.disk.blobs.extend(layers.iter().flat_map(|layer| [layer.weights, layer.moments]));

@@ -1,0 +1,108 @@
+//! Do the tests notice? Each mutant is one deliberate mistake in the core, the wire or the kernels (`mutant("...")` marks
+//! the place), and one named test that must fail because of it.
+
+use std::process::Command;
+
+use crate::tree::root;
+
+struct Mutant {
+    /// As it stands in the source.
+    name: &'static str,
+    /// The test that must notice: package, target (`--lib` or a test file), name.
+    package: &'static str,
+    target: &'static str,
+    test: &'static str,
+}
+
+const fn mutant(name: &'static str, package: &'static str, target: &'static str, test: &'static str) -> Mutant {
+    Mutant { name, package, target, test }
+}
+
+const CORE: &str = "neuroshard-core";
+const PROTO: &str = "neuroshard-proto";
+
+const MUTANTS: &[Mutant] = &[
+    mutant("trailing bytes accepted", PROTO, "--lib", "codec::tests::one_value_has_one_encoding"),
+    mutant("weak keys accepted", PROTO, "--lib", "envelope::tests::a_small_order_key_is_refused"),
+    mutant("lone nodes untagged", "neuroshard-tests", "golden", "numbers_that_every_node_computes_stay_what_they_are"),
+    mutant("tier bounds inclusive", PROTO, "--lib", "params::tests::tiers_are_half_open_intervals"),
+    mutant("journal record skipped", CORE, "solo", "a_crash_goes_back_to_the_last_durable_snapshot"),
+    mutant("released before durable", CORE, "solo", "nothing_that_depends_on_a_record_happens_before_it_is_durable"),
+    mutant("solo left out of the hash", CORE, "solo", "every_part_of_the_state_is_in_the_hash"),
+    mutant(
+        "batch lost at a stop",
+        CORE,
+        "solo",
+        "a_node_that_comes_back_asks_for_the_very_batches_it_would_have_asked_for",
+    ),
+    mutant("shared blobs dropped", CORE, "solo", "snapshots_come_by_steps_and_old_ones_are_collected"),
+    mutant(
+        "offline at exactly 120 s",
+        CORE,
+        "liveness",
+        "a_node_that_hears_another_is_no_longer_solo_and_is_again_when_it_is_gone",
+    ),
+    mutant("schedule one step late", CORE, "--lib", "schedule::tests::corrections_undo_the_bias_of_young_moments"),
+    mutant(
+        "windows drawn twice",
+        CORE,
+        "--lib",
+        "sampling::tests::an_epoch_reads_every_window_once_and_the_next_in_another_order",
+    ),
+];
+
+/// Builds every mutant whose name contains `filter`, and wants its test to pass without and to fail with the mistake.
+pub(crate) fn run(filter: &str) -> Result<(), String> {
+    let chosen: Vec<&Mutant> = MUTANTS.iter().filter(|mutant| mutant.name.contains(filter)).collect();
+    let mut survived = Vec::new();
+    for mutant in &chosen {
+        let honest = outcome(mutant, None)?;
+        let mistaken = outcome(mutant, Some(mutant.name))?;
+        let verdict = match (honest, mistaken) {
+            (Outcome::Passed, Outcome::Failed) => "caught",
+            (Outcome::Passed, Outcome::Passed) => "SURVIVED",
+            (Outcome::Failed, _) => "its test fails without it",
+            (Outcome::Missing, _) | (_, Outcome::Missing) => "its test does not exist or does not build",
+        };
+        println!("{:<28} {:<26} {} {}", mutant.name, verdict, mutant.package, mutant.test);
+        if verdict != "caught" {
+            survived.push(mutant.name);
+        }
+    }
+    println!("{} of {} mutants caught", chosen.len() - survived.len(), chosen.len());
+    if survived.is_empty() { Ok(()) } else { Err(format!("not caught: {}", survived.join(", "))) }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Missing,
+}
+
+/// Runs a mutant's test, with its mistake or without one.
+fn outcome(mutant: &Mutant, mistake: Option<&str>) -> Result<Outcome, String> {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root()).args(["test", "--quiet", "-p", mutant.package]);
+    // A target folder of its own, so that no honest build ever holds a mistake.
+    command.args(["--target-dir", "target/mutants", "--features", "neuroshard-proto/mutants"]);
+    if mutant.target == "--lib" {
+        command.arg("--lib");
+    } else {
+        command.args(["--test", mutant.target]);
+    }
+    command.args([mutant.test, "--", "--exact"]);
+    command.env_remove("NEUROSHARD_MUTANT");
+    if let Some(name) = mistake {
+        command.env("NEUROSHARD_MUTANT", name);
+    }
+    let output = command.output().map_err(|error| format!("cargo did not start: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(if text.contains("test result: ok. 1 passed") {
+        Outcome::Passed
+    } else if text.contains("test result: FAILED. 0 passed; 1 failed") {
+        Outcome::Failed
+    } else {
+        Outcome::Missing
+    })
+}
