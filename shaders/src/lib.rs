@@ -2,6 +2,7 @@
 //! that runs the core's jobs on them.
 
 pub mod canon;
+pub mod cpu;
 pub mod engine;
 pub mod executor;
 pub mod layout;

@@ -1,0 +1,265 @@
+//! Causal attention of the query heads that share one key and value head, over one sequence.
+//!
+//! Scores of 64 tokens at a time are products over the head's width, weighted values are products over the keys up to
+//! the token's own. Keys that come later than a block of eight tokens are left out as a whole: their weights are `+0`,
+//! and adding `+0` times anything changes no accumulator that started from `+0`.
+
+use crate::canon::{bf, exp, key, mul, recip, z};
+
+use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
+use super::isa::{Isa, kernel};
+use super::memory::{BLOCK, Buffer, LANES, Tile, padded, pair_stride};
+use super::rows::{self, Magnitude, magnitude, of_key, pair, split, tree};
+use neuroshard_proto::Fault;
+
+/// Tokens whose keys' range is cut together.
+const CUT: usize = 8;
+
+/// What all heads of a model have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadShape {
+    /// Width of a head: even.
+    pub(crate) width: usize,
+    /// `1 / sqrt(width)`.
+    pub(crate) scale: f32,
+}
+
+impl HeadShape {
+    /// Words of a head in a row of pairs.
+    pub(crate) fn words(&self) -> usize {
+        self.width / 2
+    }
+}
+
+/// Rows of pairs in a longer row: the words of one head at every token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadRows<'a> {
+    pub(crate) words: &'a [u32],
+    pub(crate) stride: usize,
+}
+
+impl<'a> HeadRows<'a> {
+    /// The rows from a word on.
+    pub(crate) fn skip(self, words: usize) -> Self {
+        Self { words: &self.words[words..], ..self }
+    }
+
+    fn row(&self, token: usize, words: usize) -> &'a [u32] {
+        &self.words[token * self.stride..][..words]
+    }
+}
+
+/// Writes rows as right operands whose columns are the tokens: `[token / 16][pair of the head's width][token % 16]`. Row 0
+/// is the token `first`.
+pub(crate) fn across_tokens(head: HeadShape, source: HeadRows<'_>, first: usize, count: usize, out: &mut [u32]) {
+    let pairs = head.words();
+    for row in 0..count {
+        let token = first + row;
+        let panel = &mut out[token / LANES * pairs * LANES..][..pairs * LANES];
+        for (word, at) in source.row(row, pairs).iter().zip(panel[token % LANES..].iter_mut().step_by(LANES)) {
+            *at = *word;
+        }
+    }
+}
+
+/// Writes rows as right operands whose depth is the tokens: `[column / 16][pair of tokens][column % 16]`, with room for
+/// `room` pairs; an odd last token stands beside zeros. Row 0 is the token `first`.
+pub(crate) fn along_tokens(
+    head: HeadShape,
+    source: HeadRows<'_>,
+    first: usize,
+    count: usize,
+    room: usize,
+    out: &mut [u32],
+) {
+    for row in 0..count {
+        let token = first + row;
+        for (index, word) in source.row(row, head.words()).iter().enumerate() {
+            let column = 2 * index;
+            let at = &mut out[(column / LANES * room + token / 2) * LANES + column % LANES..][..2];
+            if token % 2 == 0 {
+                (at[0], at[1]) = (word & 0xffff_0000, word << 16);
+            } else {
+                at[0] = (at[0] & 0xffff_0000) | (word >> 16);
+                at[1] = (at[1] & 0xffff_0000) | (word & 0xffff);
+            }
+        }
+    }
+}
+
+/// Keys and values of one head as right operands, for any number of query rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeysValues<'a> {
+    /// See [`across_tokens`].
+    pub(crate) keys: &'a [u32],
+    /// See [`along_tokens`].
+    pub(crate) values: &'a [u32],
+    /// Pairs of tokens that the values have room for.
+    pub(crate) room: usize,
+}
+
+/// A thread's room for attention, forward.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionScratch {
+    keys: Buffer<u32>,
+    values: Buffer<u32>,
+    scores: Buffer<f32>,
+    weights: Buffer<u32>,
+    mixed: Buffer<f32>,
+}
+
+impl AttentionScratch {
+    /// Makes room for sequences of `tokens` tokens.
+    pub(crate) fn reserve(&mut self, head: HeadShape, tokens: usize) -> Result<(), Fault> {
+        self.keys.reserve(across_words(head, tokens))?;
+        self.values.reserve(along_words(head, tokens.div_ceil(2)))?;
+        self.scores.reserve(BLOCK * score_stride(tokens))?;
+        self.weights.reserve(BLOCK * pair_stride(tokens))?;
+        self.mixed.reserve(BLOCK * padded(head.width))
+    }
+}
+
+/// Words of rows [`across_tokens`].
+pub(crate) fn across_words(head: HeadShape, tokens: usize) -> usize {
+    padded(tokens) * head.words()
+}
+
+/// Words of rows [`along_tokens`].
+pub(crate) fn along_words(head: HeadShape, room: usize) -> usize {
+    padded(head.width) * room
+}
+
+/// Numbers between rows of scores.
+pub(crate) fn score_stride(tokens: usize) -> usize {
+    (tokens.div_ceil(LANES) | 1) * LANES
+}
+
+kernel! {
+    /// The weights of one token: scores of the `seen` keys up to its own in, `bf` of the weights out as pairs, with zeros
+    /// up to the end of `weights`. Returns the greatest score and the reciprocal of the exponentials' sum too.
+    fn softmax(scores: &mut [f32], seen: usize, scale: f32, weights: &mut [u32]) -> (f32, f32, Magnitude) {
+        let (lanes, _) = scores[..seen.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
+        // A score twice changes neither the greatest nor the check.
+        let first = lanes[0][0];
+        lanes.as_flattened_mut()[seen..].fill(first);
+        let (mut worst, mut top) = ([0; LANES], [key(f32::MIN); LANES]);
+        for scores in &mut *lanes {
+            for i in 0..LANES {
+                worst[i] = worst[i].max(magnitude(scores[i]));
+                scores[i] = mul(scores[i], scale);
+                top[i] = top[i].max(key(scores[i]));
+            }
+        }
+        let top = of_key(top.into_iter().fold(key(f32::MIN), i32::max));
+        // Keys that come later have no weight: the exponential of this number is zero.
+        lanes.as_flattened_mut()[seen..].fill(f32::MIN);
+        for scores in &mut *lanes {
+            for score in scores {
+                *score = exp(z(*score - top));
+            }
+        }
+        let c = recip(tree(lanes.as_flattened()));
+        for (exponentials, weights) in lanes.iter_mut().zip(weights.as_chunks_mut::<{ LANES / 2 }>().0) {
+            for i in 0..LANES / 2 {
+                let [earlier, later] = [exponentials[2 * i], exponentials[2 * i + 1]];
+                weights[i] = pair(bf(mul(earlier, c)), bf(mul(later, c)));
+            }
+        }
+        weights[seen.next_multiple_of(LANES) / 2..].fill(0);
+        (top, c, worst.into_iter().fold(0, u32::max))
+    }
+}
+
+/// What a forward pass leaves for each token of a head: greatest score and reciprocal of the sum of exponentials.
+#[derive(Debug)]
+pub(crate) struct Normalisers<'a> {
+    pub(crate) maxima: &'a mut [f32],
+    pub(crate) scales: &'a mut [f32],
+}
+
+/// `attention` of up to 64 tokens of one head that stand at `first` and after it in their sequence.
+pub(crate) fn attend(
+    isa: Isa,
+    head: HeadShape,
+    queries: HeadRows<'_>,
+    first: usize,
+    seen: KeysValues<'_>,
+    normalisers: &mut Normalisers<'_>,
+    mut out: Tile<'_, u32>,
+    scratch: &mut AttentionScratch,
+    unpacked: &mut Unpacked,
+) -> Magnitude {
+    let (count, all) = (out.rows(), first + out.rows());
+    let (stride, weight_stride) = (score_stride(all), pair_stride(all));
+    let mut worst = 0;
+    for top in (0..count).step_by(CUT) {
+        let rows = top..(top + CUT).min(count);
+        let keys = first + rows.end;
+        let left = Left::rows(&queries.words[rows.start * queries.stride..], queries.stride);
+        let right = Right::panels(seen.keys, head.words());
+        let scores = Tile::new(&mut scratch.scores[rows.start * stride..], stride, rows.len(), padded(keys));
+        product(isa, left, right, Depth::of(head.width), Start::Zero, scores, unpacked);
+        for row in rows.clone() {
+            let scores = &mut scratch.scores[row * stride..][..padded(keys)];
+            let weights = &mut scratch.weights[row * weight_stride..][..padded(keys) / 2];
+            let (top, c, magnitude) = softmax(isa, scores, first + row + 1, head.scale, weights);
+            (normalisers.maxima[row], normalisers.scales[row]) = (top, c);
+            worst = worst.max(magnitude);
+        }
+        let left = Left::rows(&scratch.weights[rows.start * weight_stride..], weight_stride);
+        let right = Right::panels(seen.values, seen.room);
+        let mixed = Tile::new(&mut scratch.mixed, padded(head.width), rows.len(), head.width);
+        product(isa, left, right, Depth::of(keys), Start::Zero, mixed, unpacked);
+        for row in rows.clone() {
+            let mixed = &mut scratch.mixed[(row - rows.start) * padded(head.width)..][..head.width];
+            worst = worst.max(rows::cast_in_place(isa, mixed, out.row(row)));
+        }
+    }
+    worst
+}
+
+/// The rows of one key and value head and of the query heads that share it, over one sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group<'a> {
+    pub(crate) queries: HeadRows<'a>,
+    pub(crate) keys: HeadRows<'a>,
+    pub(crate) values: HeadRows<'a>,
+    /// Query heads, side by side in `queries`.
+    pub(crate) heads: usize,
+    pub(crate) tokens: usize,
+}
+
+/// `attention` of a whole group. `normalisers` are `[head][token]`; `out` has the heads side by side.
+pub(crate) fn forward(
+    isa: Isa,
+    head: HeadShape,
+    group: Group<'_>,
+    normalisers: Normalisers<'_>,
+    mut out: Tile<'_, u32>,
+    scratch: &mut AttentionScratch,
+    unpacked: &mut Unpacked,
+) -> Magnitude {
+    let (tokens, room) = (group.tokens, group.tokens.div_ceil(2));
+    let (mut keys, mut values) = (std::mem::take(&mut scratch.keys), std::mem::take(&mut scratch.values));
+    across_tokens(head, group.keys, 0, tokens, &mut keys);
+    along_tokens(head, group.values, 0, tokens, room, &mut values);
+    let seen = KeysValues { keys: &keys, values: &values, room };
+    let mut worst = 0;
+    for index in 0..group.heads {
+        let columns = index * head.words()..(index + 1) * head.words();
+        for first in (0..tokens).step_by(BLOCK) {
+            let rows = first..(first + BLOCK).min(tokens);
+            let place = index * tokens + rows.start..index * tokens + rows.end;
+            let queries = HeadRows {
+                words: &group.queries.words[first * group.queries.stride + columns.start..],
+                ..group.queries
+            };
+            let mut normalisers =
+                Normalisers { maxima: &mut normalisers.maxima[place.clone()], scales: &mut normalisers.scales[place] };
+            let out = out.sub(rows, columns.clone());
+            worst = worst.max(attend(isa, head, queries, first, seen, &mut normalisers, out, scratch, unpacked));
+        }
+    }
+    (scratch.keys, scratch.values) = (keys, values);
+    worst
+}
