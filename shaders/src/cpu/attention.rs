@@ -65,6 +65,7 @@ pub(crate) fn across_tokens(head: HeadShape, source: HeadRows<'_>, first: usize,
 /// Writes rows as right operands whose depth is the tokens: `[column / 16][pair of tokens][column % 16]`, with room for
 /// `room` pairs; an odd last token stands beside zeros. Row 0 is the token `first`.
 pub(crate) fn along_tokens(
+    isa: Isa,
     head: HeadShape,
     source: HeadRows<'_>,
     first: usize,
@@ -72,17 +73,37 @@ pub(crate) fn along_tokens(
     room: usize,
     out: &mut [u32],
 ) {
-    for row in 0..count {
-        let token = first + row;
-        for (index, word) in source.row(row, head.words()).iter().enumerate() {
-            let column = 2 * index;
-            let at = &mut out[(column / LANES * room + token / 2) * LANES + column % LANES..][..2];
-            if token % 2 == 0 {
-                (at[0], at[1]) = (word & 0xffff_0000, word << 16);
-            } else {
-                at[0] = (at[0] & 0xffff_0000) | (word >> 16);
-                at[1] = (at[1] & 0xffff_0000) | (word & 0xffff);
+    let alone = first % 2;
+    for (panel, out) in out.chunks_exact_mut(room * LANES).take(padded(head.width) / LANES).enumerate() {
+        let words = (head.words() - panel * LANES / 2).min(LANES / 2);
+        let source = source.skip(panel * LANES / 2);
+        if alone == 1 {
+            // The token joins an earlier one.
+            for (word, at) in source.row(0, words).iter().zip(out[first / 2 * LANES..].as_chunks_mut::<2>().0) {
+                *at = [(at[0] & 0xffff_0000) | (word >> 16), (at[1] & 0xffff_0000) | (word & 0xffff)];
             }
+        }
+        if count > alone {
+            let rows = &source.words[alone * source.stride..];
+            zip_rows(isa, rows, source.stride, count - alone, words, &mut out[first.div_ceil(2) * LANES..]);
+        }
+    }
+}
+
+kernel! {
+    /// Pairs of rows to `[pair of rows][column]`, up to eight words a row; an odd last row stands beside zeros.
+    fn zip_rows(rows: &[u32], stride: usize, count: usize, words: usize, out: &mut [u32]) {
+        let row = |index: usize| {
+            let row = &rows[index * stride..][..words];
+            row.first_chunk().copied().unwrap_or_else(|| {
+                let mut padded = [0; LANES / 2];
+                padded[..words].copy_from_slice(row);
+                padded
+            })
+        };
+        for (index, out) in out.as_chunks_mut::<LANES>().0.iter_mut().take(count.div_ceil(2)).enumerate() {
+            let later = if 2 * index + 1 < count { row(2 * index + 1) } else { [0; LANES / 2] };
+            *out = rows::zip_words(row(2 * index), later);
         }
     }
 }
@@ -242,7 +263,7 @@ pub(crate) fn forward(
     let (tokens, room) = (group.tokens, group.tokens.div_ceil(2));
     let (mut keys, mut values) = (std::mem::take(&mut scratch.keys), std::mem::take(&mut scratch.values));
     across_tokens(head, group.keys, 0, tokens, &mut keys);
-    along_tokens(head, group.values, 0, tokens, room, &mut values);
+    along_tokens(isa, head, group.values, 0, tokens, room, &mut values);
     let seen = KeysValues { keys: &keys, values: &values, room };
     let mut worst = 0;
     for index in 0..group.heads {

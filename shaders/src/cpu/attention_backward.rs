@@ -91,7 +91,7 @@ pub(crate) fn backward(
     let (tokens, words, stride) = (group.tokens, head.words(), gradient_stride(head, group.heads));
     across_tokens(head, group.keys, 0, tokens, &mut scratch.keys);
     across_tokens(head, group.values, 0, tokens, &mut scratch.values);
-    along_tokens(head, group.keys, 0, tokens, tokens.div_ceil(2), &mut scratch.keys_along);
+    along_tokens(isa, head, group.keys, 0, tokens, tokens.div_ceil(2), &mut scratch.keys_along);
     scratch.gradients[..tokens * stride].fill(0.0);
     let mut worst = 0;
     for index in 0..group.heads {
@@ -106,8 +106,8 @@ pub(crate) fn backward(
             columns: [index * head.width, group.heads * head.width, (group.heads + 1) * head.width],
             stride,
         };
-        along_tokens(head, pass.queries, 0, tokens, tokens.div_ceil(2), &mut scratch.queries_along);
-        along_tokens(head, pass.grads, 0, tokens, tokens.div_ceil(2), &mut scratch.grads_along);
+        along_tokens(isa, head, pass.queries, 0, tokens, tokens.div_ceil(2), &mut scratch.queries_along);
+        along_tokens(isa, head, pass.grads, 0, tokens, tokens.div_ceil(2), &mut scratch.grads_along);
         pass.multiply_outputs(kept.outputs.skip(index * words), scratch);
         for first in (0..tokens).step_by(BLOCK) {
             worst = worst.max(pass.block(first, scratch, unpacked));

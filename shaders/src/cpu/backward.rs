@@ -255,7 +255,7 @@ fn enter(crew: &Crew, cx: Cx<'_>, stage: &Stage, kept: &LayerKept, grads: &mut G
 }
 
 /// Work on gradients of weights: each part runs over all tokens in order.
-enum Sum<'a> {
+pub(crate) enum Sum<'a> {
     /// `matmul_tn`: part of a matrix.
     Product { left: Left<'a>, right: Right<'a>, depth: Depth, out: Tile<'a, f32> },
     /// Part of a norm's gain: from a column on.
@@ -299,7 +299,12 @@ fn gather(
             out,
         }));
     }
-    crew.for_each(items, |scratch, sum| match sum {
+    sum_all(crew, cx, items);
+}
+
+/// Does every part on some thread.
+pub(crate) fn sum_all(crew: &Crew, cx: Cx<'_>, sums: Vec<Sum<'_>>) {
+    crew.for_each(sums, |scratch, sum| match sum {
         Sum::Product { left, right, depth, out } => {
             product(cx.isa, left, right, depth, Start::Output, out, &mut scratch.unpacked);
         }

@@ -31,9 +31,10 @@ pub(crate) fn forward(
     training: bool,
 ) {
     let tokens = batch.inputs.len();
+    let table = stages[0].weights(Slot::EmbeddingWeight);
     let mut enter = enter_blocks(cx, &mut kept.layers[0], tokens);
     for (block, inputs) in enter.iter_mut().zip(batch.inputs.chunks(BLOCK)) {
-        embed(cx.sizes, stages[0].weights(Slot::EmbeddingWeight), inputs, block.input);
+        embed(table, cx.sizes.hidden, inputs, block.input, cx.sizes.hidden_stride());
     }
     crew.for_each(enter, |scratch, block| enter_attention(cx, &stages[0], block, scratch));
     for layer in 0..cx.sizes.layers {
@@ -70,10 +71,10 @@ pub(crate) fn layer(crew: &Crew, cx: Cx<'_>, stage: &Stage, kept: &mut LayerKept
     });
 }
 
-/// Copies the tokens' rows of the table.
-fn embed(sizes: &Sizes, table: &[f32], tokens: &[u32], out: &mut [f32]) {
-    for (token, out) in tokens.iter().zip(out.chunks_mut(sizes.hidden_stride())) {
-        out[..sizes.hidden].copy_from_slice(&table[*token as usize * sizes.hidden..][..sizes.hidden]);
+/// `embed`: copies the tokens' rows of the table to rows that lie `stride` apart.
+pub(crate) fn embed(table: &[f32], width: usize, tokens: &[u32], out: &mut [f32], stride: usize) {
+    for (token, out) in tokens.iter().zip(out.chunks_mut(stride)) {
+        out[..width].copy_from_slice(&table[*token as usize * width..][..width]);
     }
 }
 

@@ -331,26 +331,41 @@ kernel! {
     }
 }
 
+/// Two rows' words of one panel to a word a column, the earlier row's value in the upper half.
+#[inline(always)]
+pub(crate) fn zip_words(earlier: [u32; LANES / 2], later: [u32; LANES / 2]) -> [u32; LANES] {
+    let mut out = [0; LANES];
+    for i in 0..LANES / 2 {
+        out[2 * i] = (earlier[i] & 0xffff_0000) | (later[i] >> 16);
+        out[2 * i + 1] = (earlier[i] << 16) | (later[i] & 0xffff);
+    }
+    out
+}
+
 kernel! {
     /// Rows of pairs to a block of token panels: up to 64 rows; `missing` stands for a token that is not there, twice.
     pub(crate) fn interleave(rows: &[u32], stride: usize, count: usize, missing: u32, out: &mut [u32]) {
-        let absent = [missing; LANES / 2];
-        let words = out.len() / (BLOCK_PAIRS * LANES) * (LANES / 2);
-        assert!(count == 0 || (count - 1) * stride + words <= rows.len(), "rows reach to the last panel");
         for (panel, out) in out.chunks_exact_mut(BLOCK_PAIRS * LANES).enumerate() {
-            let at = |token: usize| match rows.get(token * stride + panel * LANES / 2..) {
-                Some(words) if token < count => words.first_chunk::<{ LANES / 2 }>().unwrap_or(&absent),
-                _ => &absent,
-            };
-            for (pair, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let (earlier, later) = (at(2 * pair), at(2 * pair + 1));
-                for i in 0..LANES / 2 {
-                    out[2 * i] = (earlier[i] & 0xffff_0000) | (later[i] >> 16);
-                    out[2 * i + 1] = (earlier[i] << 16) | (later[i] & 0xffff);
+            let (out, _) = out.as_chunks_mut::<LANES>();
+            let (both, rest) = out.split_at_mut(count / 2);
+            let mut rows = rows.chunks(stride).take(count).map(|row| panel_words(row, panel));
+            for out in both {
+                if let (Some(earlier), Some(later)) = (rows.next(), rows.next()) {
+                    *out = zip_words(earlier, later);
                 }
+            }
+            let absent = [missing; LANES / 2];
+            for out in rest {
+                *out = zip_words(rows.next().unwrap_or(absent), absent);
             }
         }
     }
+}
+
+/// A row's words of one panel.
+#[inline(always)]
+pub(crate) fn panel_words(row: &[u32], panel: usize) -> [u32; LANES / 2] {
+    row[panel * LANES / 2..].first_chunk().copied().expect("rows of pairs reach to the end of their last panel")
 }
 
 kernel! {

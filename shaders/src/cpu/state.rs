@@ -92,13 +92,8 @@ fn pack(isa: Isa, weights: &[f32], cols: usize, forward: &mut [u32], mut backwar
         pack_across(isa, rows, cols, out);
     }
     let mut worst = 0;
-    for (index, rows) in weights.chunks(2 * cols).enumerate() {
-        for panel in 0..backward.rows() {
-            let columns = panel * LANES..((panel + 1) * LANES).min(cols);
-            let out = &mut backward.row(panel)[index * LANES..][..LANES];
-            let later = rows.get(cols + columns.start..cols + columns.end).unwrap_or_default();
-            worst = worst.max(pack_down(isa, &rows[columns], later, out));
-        }
+    for panel in 0..backward.rows() {
+        worst = worst.max(pack_down(isa, weights, cols, panel * LANES, backward.row(panel)));
     }
     worst
 }
@@ -120,16 +115,30 @@ kernel! {
 }
 
 kernel! {
-    /// Up to 16 columns of two rows, or of the last one, to a word each.
-    fn pack_down(earlier: &[f32], later: &[f32], out: &mut [u32]) -> Magnitude {
-        let mut worst = 0;
-        for (index, (out, earlier)) in out.iter_mut().zip(earlier).enumerate() {
-            let later = if later.is_empty() { 0.0 } else { later[index] };
-            worst = worst.max(magnitude(*earlier)).max(magnitude(later));
-            *out = pair(bf(*earlier), bf(later));
+    /// Sixteen columns, from `first` on, to `[pair of rows][column]`.
+    fn pack_down(weights: &[f32], cols: usize, first: usize, out: &mut [u32]) -> Magnitude {
+        let mut worst = [0; LANES];
+        for (rows, out) in weights.chunks(2 * cols).zip(out.as_chunks_mut::<LANES>().0) {
+            let (earlier, later) = rows.split_at(cols);
+            let (earlier, later) = (columns(earlier, first), columns(later, first));
+            for i in 0..LANES {
+                worst[i] = worst[i].max(magnitude(earlier[i])).max(magnitude(later[i]));
+                out[i] = pair(bf(earlier[i]), bf(later[i]));
+            }
         }
-        worst
+        worst.into_iter().fold(0, u32::max)
     }
+}
+
+/// Sixteen columns of a row, with zeros beyond its end.
+#[inline(always)]
+fn columns(row: &[f32], first: usize) -> [f32; LANES] {
+    let row = row.get(first..).unwrap_or_default();
+    row.first_chunk().copied().unwrap_or_else(|| {
+        let mut padded = [0.0; LANES];
+        padded[..row.len()].copy_from_slice(row);
+        padded
+    })
 }
 
 /// One stage.

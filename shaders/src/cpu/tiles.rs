@@ -38,6 +38,13 @@ impl Default for Source {
     }
 }
 
+/// A distance in words. Release builds check overflow; these loops cannot afford it, and [`super::gemm::product`] saw that
+/// the farthest word lies inside its operand.
+#[inline(always)]
+fn times(count: usize, distance: usize) -> usize {
+    count.wrapping_mul(distance)
+}
+
 /// One tile's operands and output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job {
@@ -82,7 +89,7 @@ pub(crate) unsafe fn run(isa: Isa, job: &Job, rows: usize, panels: usize) {
 }
 
 mod plain {
-    use super::{Isa, Job, LANES, Start, height};
+    use super::{Isa, Job, LANES, Start, height, times};
 
     /// # Safety
     /// As [`super::run`].
@@ -92,15 +99,15 @@ mod plain {
         unsafe {
             if job.start == Start::Output {
                 for (row, acc) in acc.iter_mut().enumerate() {
-                    acc.as_flattened_mut().as_mut_ptr().copy_from(job.out.add(row * job.stride), PANELS * LANES);
+                    acc.as_flattened_mut().as_mut_ptr().copy_from(job.out.add(times(row, job.stride)), PANELS * LANES);
                 }
             }
             let mut left = job.unpacked;
             for block in 0..job.depth.blocks {
-                let mut right = job.right.words.add(block * job.right.block);
+                let mut right = job.right.words.add(times(block, job.right.block));
                 for _ in 0..job.depth.pairs {
                     for panel in 0..PANELS {
-                        let words = &*right.add(panel * job.right.row).cast::<[u32; LANES]>();
+                        let words = &*right.add(times(panel, job.right.row)).cast::<[u32; LANES]>();
                         for (row, acc) in acc.iter_mut().enumerate() {
                             let (earlier, later) = (*left.add(row), *left.add(height(Isa::Scalar) + row));
                             for (acc, word) in acc[panel].iter_mut().zip(words) {
@@ -113,7 +120,7 @@ mod plain {
                 }
             }
             for (row, acc) in acc.iter().enumerate() {
-                job.out.add(row * job.stride).copy_from(acc.as_flattened().as_ptr(), PANELS * LANES);
+                job.out.add(times(row, job.stride)).copy_from(acc.as_flattened().as_ptr(), PANELS * LANES);
             }
         }
     }
@@ -129,7 +136,7 @@ mod x86 {
         _mm512_storeu_ps,
     };
 
-    use super::{Isa, Job, LANES, Start, height};
+    use super::{Isa, Job, LANES, Start, height, times};
 
     /// # Safety
     /// As [`super::run`].
@@ -139,15 +146,15 @@ mod x86 {
         unsafe {
             let mut acc = load512::<ROWS, PANELS>(job);
             for block in 0..job.depth.blocks {
-                let mut left = job.left.words.add(block * job.left.block);
-                let mut right = job.right.words.add(block * job.right.block);
+                let mut left = job.left.words.add(times(block, job.left.block));
+                let mut right = job.right.words.add(times(block, job.right.block));
                 for _ in 0..job.depth.pairs {
                     let mut columns = [_mm512_setzero_si512(); PANELS];
                     for (panel, columns) in columns.iter_mut().enumerate() {
-                        *columns = _mm512_loadu_si512(right.add(panel * job.right.row).cast());
+                        *columns = _mm512_loadu_si512(right.add(times(panel, job.right.row)).cast());
                     }
                     for (row, acc) in acc.iter_mut().enumerate() {
-                        let factor = _mm512_set1_epi32(left.add(row * job.left.row).read().cast_signed());
+                        let factor = _mm512_set1_epi32(left.add(times(row, job.left.row)).read().cast_signed());
                         for (acc, columns) in acc.iter_mut().zip(columns) {
                             *acc = _mm512_dpbf16_ps(*acc, pairs(factor), pairs(columns));
                         }
@@ -176,11 +183,11 @@ mod x86 {
             let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
             let mut left = job.unpacked;
             for block in 0..job.depth.blocks {
-                let mut right = job.right.words.add(block * job.right.block);
+                let mut right = job.right.words.add(times(block, job.right.block));
                 for _ in 0..job.depth.pairs {
                     let (mut earlier, mut later) = ([_mm512_setzero_ps(); PANELS], [_mm512_setzero_ps(); PANELS]);
                     for panel in 0..PANELS {
-                        let words = _mm512_loadu_si512(right.add(panel * job.right.row).cast());
+                        let words = _mm512_loadu_si512(right.add(times(panel, job.right.row)).cast());
                         earlier[panel] = _mm512_castsi512_ps(_mm512_and_si512(words, upper));
                         later[panel] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
                     }
@@ -207,7 +214,7 @@ mod x86 {
             for (row, acc) in acc.iter_mut().enumerate() {
                 for (panel, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: the caller's promise about the output.
-                    *acc = unsafe { _mm512_loadu_ps(job.out.add(row * job.stride + panel * LANES)) };
+                    *acc = unsafe { _mm512_loadu_ps(job.out.add(times(row, job.stride)).add(times(panel, LANES))) };
                 }
             }
         }
@@ -220,7 +227,7 @@ mod x86 {
         for (row, acc) in acc.iter().enumerate() {
             for (panel, acc) in acc.iter().enumerate() {
                 // SAFETY: the caller's promise about the output.
-                unsafe { _mm512_storeu_ps(job.out.add(row * job.stride + panel * LANES), *acc) };
+                unsafe { _mm512_storeu_ps(job.out.add(times(row, job.stride)).add(times(panel, LANES)), *acc) };
             }
         }
     }
@@ -247,14 +254,14 @@ mod x86 {
             let mut acc = [[_mm256_setzero_ps(); 2]; ROWS];
             if job.start == Start::Output {
                 for (row, acc) in acc.iter_mut().enumerate() {
-                    let out = out.add(row * job.stride);
+                    let out = out.add(times(row, job.stride));
                     *acc = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(HALF))];
                 }
             }
             let upper = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
             let mut left = job.unpacked;
             for block in 0..job.depth.blocks {
-                let mut right = job.right.words.add(panel * job.right.row + block * job.right.block);
+                let mut right = job.right.words.add(times(panel, job.right.row)).add(times(block, job.right.block));
                 for _ in 0..job.depth.pairs {
                     let words = right.cast::<f32>();
                     let earlier = [
@@ -271,7 +278,7 @@ mod x86 {
                 }
             }
             for (row, acc) in acc.iter().enumerate() {
-                let out = out.add(row * job.stride);
+                let out = out.add(times(row, job.stride));
                 _mm256_storeu_ps(out, acc[0]);
                 _mm256_storeu_ps(out.add(HALF), acc[1]);
             }
@@ -298,7 +305,7 @@ mod arm {
         vshlq_n_u32, vst1q_f32,
     };
 
-    use super::{Isa, Job, LANES, Start, height};
+    use super::{Isa, Job, LANES, Start, height, times};
 
     const QUARTERS: usize = 4;
 
@@ -324,14 +331,14 @@ mod arm {
             if job.start == Start::Output {
                 for (row, acc) in acc.iter_mut().enumerate() {
                     for (quarter, acc) in acc.iter_mut().enumerate() {
-                        *acc = vld1q_f32(out.add(row * job.stride + 4 * quarter));
+                        *acc = vld1q_f32(out.add(times(row, job.stride)).add(4 * quarter));
                     }
                 }
             }
             let upper = vdupq_n_u32(0xffff_0000);
             let mut left = job.unpacked;
             for block in 0..job.depth.blocks {
-                let mut right = job.right.words.add(panel * job.right.row + block * job.right.block);
+                let mut right = job.right.words.add(times(panel, job.right.row)).add(times(block, job.right.block));
                 for _ in 0..job.depth.pairs {
                     let mut words = [vdupq_n_u32(0); QUARTERS];
                     for (quarter, words) in words.iter_mut().enumerate() {
@@ -345,7 +352,7 @@ mod arm {
             }
             for (row, acc) in acc.iter().enumerate() {
                 for (quarter, acc) in acc.iter().enumerate() {
-                    vst1q_f32(out.add(row * job.stride + 4 * quarter), *acc);
+                    vst1q_f32(out.add(times(row, job.stride)).add(4 * quarter), *acc);
                 }
             }
         }
