@@ -29,12 +29,15 @@ pub struct Options {
     /// What each of the engine's own threads does first, for instance [`super::lower_priority`]. The caller's thread, which
     /// computes too, is the caller's affair.
     pub thread_start: fn(),
+    /// Bytes that activations may take; sequences that do not fit go one group after the other, with the same result. At
+    /// least one sequence goes at a time. By default 96 MiB, or twice the model's state if that is more.
+    pub activation_bytes: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { threads, isa: None, thread_start: || () }
+        Self { threads, isa: None, thread_start: || (), activation_bytes: None }
     }
 }
 
@@ -54,6 +57,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct CpuEngine {
     crew: Crew,
+    activation_bytes: Option<u64>,
     model: Option<Resident>,
 }
 
@@ -66,9 +70,10 @@ struct Resident {
     kept: Kept,
     /// The largest magnitude of a matrix' weight, if the matrices are packed as they are.
     packed: Option<u32>,
+    activation_bytes: u64,
 }
 
-/// Bytes that activations may take: this much, or twice the model's state if that is more.
+/// See [`Options::activation_bytes`].
 const ACTIVATION_BYTES_MIN: u64 = 96 << 20;
 
 impl CpuEngine {
@@ -81,7 +86,8 @@ impl CpuEngine {
         if !isa.is_available() {
             return Err(Fault::device(&format!("this machine has no {isa} instructions")));
         }
-        Ok(Self { crew: Crew::new(isa, Pool::new(options.threads, options.thread_start)), model: None })
+        let pool = Pool::new(options.threads, options.thread_start);
+        Ok(Self { crew: Crew::new(isa, pool), activation_bytes: options.activation_bytes, model: None })
     }
 
     /// The instructions in use.
@@ -113,15 +119,16 @@ fn part_index(part: Part) -> usize {
 }
 
 impl Resident {
-    fn new(spec: &ModelSpec) -> Result<Self, Fault> {
+    fn new(spec: &ModelSpec, activation_bytes: Option<u64>) -> Result<Self, Fault> {
         let stages = spec.all_layers().iter().map(|layer| Stage::new(spec, layer)).collect::<Result<_, _>>()?;
-        Ok(Self { spec: *spec, sizes: Sizes::new(spec), stages, kept: Kept::default(), packed: None })
+        let usual = ACTIVATION_BYTES_MIN.max(2 * spec.training_bytes(spec.all_layers()));
+        let activation_bytes = activation_bytes.unwrap_or(usual);
+        Ok(Self { spec: *spec, sizes: Sizes::new(spec), stages, kept: Kept::default(), packed: None, activation_bytes })
     }
 
     /// Tokens of whole sequences that go together.
     fn together(&self, sequence: usize) -> usize {
-        let bytes = ACTIVATION_BYTES_MIN.max(2 * self.spec.training_bytes(self.spec.all_layers()));
-        let tokens = usize::try_from(bytes).unwrap_or(usize::MAX) / self.sizes.bytes_a_token();
+        let tokens = usize::try_from(self.activation_bytes).unwrap_or(usize::MAX) / self.sizes.bytes_a_token();
         sequence * (tokens / sequence).max(1)
     }
 
@@ -186,7 +193,7 @@ impl Engine for CpuEngine {
             return Err(Fault::bad_job("the CPU engine holds whole models only"));
         }
         self.model = None;
-        self.model = Some(Resident::new(model)?);
+        self.model = Some(Resident::new(model, self.activation_bytes)?);
         Ok(())
     }
 
@@ -212,7 +219,7 @@ impl Engine for CpuEngine {
     }
 
     fn train(&mut self, batch: &TokenBatch, fresh: bool, token_weight: F32) -> Result<Trained, Fault> {
-        let Self { crew, model } = self;
+        let Self { crew, model, .. } = self;
         let model = model.as_mut().ok_or_else(no_state)?;
         if fresh {
             model.stages.iter_mut().for_each(|stage| stage.gradient.fill(0.0));
@@ -252,7 +259,7 @@ impl Engine for CpuEngine {
 
     fn benchmark(&mut self, model: &ModelSpec, sequence: u32, warmup: u32, runs: u32) -> Result<u64, Fault> {
         let one = ModelSpec { layers: 1, ..*model };
-        let mut bench = Resident::new(&one)?;
+        let mut bench = Resident::new(&one, None)?;
         let tokens = sequence as usize;
         bench.stages[0].parts[0].fill(0.01);
         let crew = &mut self.crew;

@@ -18,6 +18,7 @@ mod isa;
 mod memory;
 mod pass;
 mod pool;
+mod priority;
 mod rows;
 mod state;
 mod table;
@@ -25,3 +26,4 @@ mod tiles;
 
 pub use engine::{CpuEngine, Options};
 pub use isa::Isa;
+pub use priority::lower_priority;
