@@ -5,12 +5,14 @@
 //! * [`rows`], [`attention`], [`attention_backward`]: everything else, a row or a head at a time;
 //! * [`state`]: weights, moments, gradients, AdamW;
 //! * [`pass`], [`forward`], [`backward`]: a training step in blocks of tokens that stay in the caches;
+//! * [`decode`]: the forward pass of a sequence that grows;
 //! * [`table`]: the same kernels behind single calls of the operation table;
 //! * [`pool`]: threads. Work is cut the same way whatever their number, so their number never changes a bit.
 
 mod attention;
 mod attention_backward;
 mod backward;
+pub(crate) mod decode;
 mod engine;
 mod forward;
 mod gemm;

@@ -86,6 +86,14 @@ impl Worst {
     }
 }
 
+/// Packs a matrix as the right operand of `y = x W^T` alone; returns the largest magnitude.
+pub(crate) fn pack_forward(isa: Isa, weights: &[f32], cols: usize, out: &mut [u32]) -> Magnitude {
+    for (rows, out) in weights.chunks(LANES * cols).zip(out.chunks_mut(LANES * cols.div_ceil(2))) {
+        pack_across(isa, rows, cols, out);
+    }
+    weights.iter().map(|weight| magnitude(*weight)).fold(0, u32::max)
+}
+
 /// Rounds a stripe of rows to bfloat16 and packs it both ways.
 fn pack(isa: Isa, weights: &[f32], cols: usize, forward: &mut [u32], mut backward: Tile<'_, u32>) -> Magnitude {
     for (rows, out) in weights.chunks(LANES * cols).zip(forward.chunks_mut(LANES * cols.div_ceil(2))) {
