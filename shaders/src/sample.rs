@@ -86,7 +86,7 @@ impl Sampler {
         let chance = |token: u32| (exp(z(mul(z(logits[token as usize] - top), inverse))) * UNIT) as u64;
         let chances: Vec<u64> = order.iter().map(|(_, token)| chance(*token)).collect();
         let total: u64 = chances.iter().sum();
-        let nucleus = u128::from(total) * u128::from((self.settings.top_p * UNIT) as u64) >> 32;
+        let nucleus = (u128::from(total) * u128::from((self.settings.top_p * UNIT) as u64)) >> 32;
         let (mut kept, mut mass) = (0, 0);
         while kept < chances.len() && (kept == 0 || u128::from(mass) < nucleus) {
             mass += chances[kept];

@@ -9,7 +9,7 @@ use crate::canon::{bf, exp, key, mul, recip, z};
 use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
 use super::isa::{Isa, kernel};
 use super::memory::{BLOCK, Buffer, LANES, Tile, padded, pair_stride};
-use super::rows::{self, Magnitude, magnitude, of_key, pair, split, tree};
+use super::rows::{self, Magnitude, magnitude, of_key, pair, tree};
 use neuroshard_proto::Fault;
 
 /// Tokens whose keys' range is cut together.
@@ -127,6 +127,7 @@ pub(crate) struct AttentionScratch {
     scores: Buffer<f32>,
     weights: Buffer<u32>,
     mixed: Buffer<f32>,
+    unpacked: Unpacked,
 }
 
 impl AttentionScratch {
@@ -198,18 +199,26 @@ pub(crate) struct Normalisers<'a> {
     pub(crate) scales: &'a mut [f32],
 }
 
-/// `attention` of up to 64 tokens of one head that stand at `first` and after it in their sequence.
+/// Up to 64 tokens of one head that stand at `first` and after it in their sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) head: HeadShape,
+    pub(crate) queries: HeadRows<'a>,
+    pub(crate) first: usize,
+    /// Keys and values, the asking tokens' own among them.
+    pub(crate) seen: KeysValues<'a>,
+}
+
+/// `attention` of as many tokens as `out` has rows.
 pub(crate) fn attend(
-    isa: Isa,
-    head: HeadShape,
-    queries: HeadRows<'_>,
-    first: usize,
-    seen: KeysValues<'_>,
+    asking: Asking<'_>,
     normalisers: &mut Normalisers<'_>,
     mut out: Tile<'_, u32>,
     scratch: &mut AttentionScratch,
-    unpacked: &mut Unpacked,
 ) -> Magnitude {
+    let Asking { isa, head, queries, first, seen } = asking;
+    let AttentionScratch { scores, weights, mixed, unpacked, .. } = scratch;
     let (count, all) = (out.rows(), first + out.rows());
     let (stride, weight_stride) = (score_stride(all), pair_stride(all));
     let mut worst = 0;
@@ -218,21 +227,21 @@ pub(crate) fn attend(
         let keys = first + rows.end;
         let left = Left::rows(&queries.words[rows.start * queries.stride..], queries.stride);
         let right = Right::panels(seen.keys, head.words());
-        let scores = Tile::new(&mut scratch.scores[rows.start * stride..], stride, rows.len(), padded(keys));
-        product(isa, left, right, Depth::of(head.width), Start::Zero, scores, unpacked);
+        let tile = Tile::new(&mut scores[rows.start * stride..], stride, rows.len(), padded(keys));
+        product(isa, left, right, Depth::of(head.width), Start::Zero, tile, unpacked);
         for row in rows.clone() {
-            let scores = &mut scratch.scores[row * stride..][..padded(keys)];
-            let weights = &mut scratch.weights[row * weight_stride..][..padded(keys) / 2];
+            let scores = &mut scores[row * stride..][..padded(keys)];
+            let weights = &mut weights[row * weight_stride..][..padded(keys) / 2];
             let (top, c, magnitude) = softmax(isa, scores, first + row + 1, head.scale, weights);
             (normalisers.maxima[row], normalisers.scales[row]) = (top, c);
             worst = worst.max(magnitude);
         }
-        let left = Left::rows(&scratch.weights[rows.start * weight_stride..], weight_stride);
+        let left = Left::rows(&weights[rows.start * weight_stride..], weight_stride);
         let right = Right::panels(seen.values, seen.room);
-        let mixed = Tile::new(&mut scratch.mixed, padded(head.width), rows.len(), head.width);
-        product(isa, left, right, Depth::of(keys), Start::Zero, mixed, unpacked);
+        let tile = Tile::new(mixed, padded(head.width), rows.len(), head.width);
+        product(isa, left, right, Depth::of(keys), Start::Zero, tile, unpacked);
         for row in rows.clone() {
-            let mixed = &mut scratch.mixed[(row - rows.start) * padded(head.width)..][..head.width];
+            let mixed = &mut mixed[(row - rows.start) * padded(head.width)..][..head.width];
             worst = worst.max(rows::cast_in_place(isa, mixed, out.row(row)));
         }
     }
@@ -258,7 +267,6 @@ pub(crate) fn forward(
     normalisers: Normalisers<'_>,
     mut out: Tile<'_, u32>,
     scratch: &mut AttentionScratch,
-    unpacked: &mut Unpacked,
 ) -> Magnitude {
     let (tokens, room) = (group.tokens, group.tokens.div_ceil(2));
     let (mut keys, mut values) = (std::mem::take(&mut scratch.keys), std::mem::take(&mut scratch.values));
@@ -271,14 +279,11 @@ pub(crate) fn forward(
         for first in (0..tokens).step_by(BLOCK) {
             let rows = first..(first + BLOCK).min(tokens);
             let place = index * tokens + rows.start..index * tokens + rows.end;
-            let queries = HeadRows {
-                words: &group.queries.words[first * group.queries.stride + columns.start..],
-                ..group.queries
-            };
+            let queries = group.queries.skip(first * group.queries.stride + columns.start);
             let mut normalisers =
                 Normalisers { maxima: &mut normalisers.maxima[place.clone()], scales: &mut normalisers.scales[place] };
-            let out = out.sub(rows, columns.clone());
-            worst = worst.max(attend(isa, head, queries, first, seen, &mut normalisers, out, scratch, unpacked));
+            let asking = Asking { isa, head, queries, first, seen };
+            worst = worst.max(attend(asking, &mut normalisers, out.sub(rows, columns.clone()), scratch));
         }
     }
     (scratch.keys, scratch.values) = (keys, values);

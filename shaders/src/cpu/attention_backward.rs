@@ -42,6 +42,7 @@ pub(crate) struct BackwardScratch {
     slopes_down: Buffer<u32>,
     /// Gradients of the group's queries, keys and values at every token, side by side.
     gradients: Buffer<f32>,
+    unpacked: Unpacked,
 }
 
 impl BackwardScratch {
@@ -86,7 +87,6 @@ pub(crate) fn backward(
     group: Group<'_>,
     kept: Kept<'_>,
     scratch: &mut BackwardScratch,
-    unpacked: &mut Unpacked,
 ) -> Magnitude {
     let (tokens, words, stride) = (group.tokens, head.words(), gradient_stride(head, group.heads));
     across_tokens(head, group.keys, 0, tokens, &mut scratch.keys);
@@ -110,7 +110,7 @@ pub(crate) fn backward(
         along_tokens(isa, head, pass.grads, 0, tokens, tokens.div_ceil(2), &mut scratch.grads_along);
         pass.multiply_outputs(kept.outputs.skip(index * words), scratch);
         for first in (0..tokens).step_by(BLOCK) {
-            worst = worst.max(pass.block(first, scratch, unpacked));
+            worst = worst.max(pass.block(first, scratch));
         }
     }
     worst
@@ -155,7 +155,7 @@ impl HeadPass<'_> {
     }
 
     /// Up to 64 tokens.
-    fn block(&self, first: usize, scratch: &mut BackwardScratch, unpacked: &mut Unpacked) -> Magnitude {
+    fn block(&self, first: usize, scratch: &mut BackwardScratch) -> Magnitude {
         let (count, width) = ((self.tokens - first).min(BLOCK), self.head.width);
         let all = first + count;
         let (stride, pairs) = (score_stride(all), pair_stride(all));
@@ -163,12 +163,12 @@ impl HeadPass<'_> {
         let mut worst = 0;
         for top in (0..count).step_by(CUT) {
             let rows = top..(top + CUT).min(count);
-            worst = worst.max(self.slopes(first, rows.clone(), all, scratch, unpacked));
+            worst = worst.max(self.slopes(first, rows.clone(), all, scratch));
             let left = Left::rows(&scratch.slope_pairs[rows.start * pairs..], pairs);
             let right = Right::panels(&scratch.keys_along, self.tokens.div_ceil(2));
             let mut gradients = Tile::new(&mut scratch.gradients, self.stride, self.tokens, self.stride);
             let out = gradients.sub(first + rows.start..first + rows.end, query.clone());
-            product(self.isa, left, right, Depth::of(first + rows.end), Start::Zero, out, unpacked);
+            product(self.isa, left, right, Depth::of(first + rows.end), Start::Zero, out, &mut scratch.unpacked);
         }
         for pair in 0..count.div_ceil(2) {
             let down = |rows: &[f32], out: &mut [u32]| {
@@ -190,7 +190,15 @@ impl HeadPass<'_> {
         {
             let right = Right::panels(&right[first / 2 * LANES..], room);
             let out = gradients.sub(0..all, columns);
-            product(self.isa, Left::columns(left, stride), right, Depth::of(count), Start::Output, out, unpacked);
+            product(
+                self.isa,
+                Left::columns(left, stride),
+                right,
+                Depth::of(count),
+                Start::Output,
+                out,
+                &mut scratch.unpacked,
+            );
         }
         worst
     }
@@ -202,7 +210,6 @@ impl HeadPass<'_> {
         rows: std::ops::Range<usize>,
         all: usize,
         scratch: &mut BackwardScratch,
-        unpacked: &mut Unpacked,
     ) -> Magnitude {
         let (keys, stride) = (first + rows.end, score_stride(all));
         for (rows_of, right, out) in
@@ -211,7 +218,7 @@ impl HeadPass<'_> {
             let left = Left::rows(&rows_of.words[(first + rows.start) * rows_of.stride..], rows_of.stride);
             let out = Tile::new(&mut out[rows.start * stride..], stride, rows.len(), padded(keys));
             let right = Right::panels(right, self.head.words());
-            product(self.isa, left, right, Depth::of(self.head.width), Start::Zero, out, unpacked);
+            product(self.isa, left, right, Depth::of(self.head.width), Start::Zero, out, &mut scratch.unpacked);
         }
         let mut worst = 0;
         for row in rows {

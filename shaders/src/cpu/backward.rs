@@ -202,8 +202,8 @@ fn attend_group(
         maxima: &kept.maxima[place.clone()],
         scales: &kept.scales[place],
     };
-    let Scratch { backward, unpacked, .. } = scratch;
-    cx.worst.see(attention_backward::backward(cx.isa, sizes.head, group, heads, backward, unpacked));
+    let backward = &mut scratch.backward;
+    cx.worst.see(attention_backward::backward(cx.isa, sizes.head, group, heads, backward));
     let width = sizes.head.width;
     let heads = sizes.group * width;
     let columns = [0..heads, heads..heads + width, heads + width..heads + 2 * width];
@@ -294,7 +294,7 @@ fn gather(
     if let (Some(panels), Some(gradient)) = (bias, gradients.remove(&Slot::HeadBias)) {
         let parts = gradient.chunks_mut(LANES).enumerate();
         items.extend(parts.map(|(index, out)| Sum::Bias {
-            panels: panels.from_panel(index),
+            panels: panels.words_from(index),
             block: panels.block(),
             out,
         }));

@@ -8,7 +8,8 @@ use neuroshard_proto::{Fault, ModelSpec, TensorKind};
 use crate::layout::{LayerLayout, tensor_slots};
 
 use super::attention::{
-    self, AttentionScratch, HeadRows, KeysValues, Normalisers, across_tokens, across_words, along_tokens, along_words,
+    self, Asking, AttentionScratch, HeadRows, KeysValues, Normalisers, across_tokens, across_words, along_tokens,
+    along_words,
 };
 use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
 use super::isa::Isa;
@@ -227,19 +228,9 @@ impl Step<'_> {
                 let mut normalisers = Normalisers { maxima: &mut maxima, scales: &mut scales };
                 let mut out = Tile::new(&mut room.attended, sizes.hidden_pairs(), count, sizes.hidden / 2);
                 let out = out.sub(0..count, word..word + sizes.head.words());
-                let (queries, scratch) = (of(word), &mut room.attention);
-                let first = self.tokens.start;
-                worst = worst.max(attention::attend(
-                    self.isa,
-                    sizes.head,
-                    queries,
-                    first,
-                    seen,
-                    &mut normalisers,
-                    out,
-                    scratch,
-                    &mut room.unpacked,
-                ));
+                let asking =
+                    Asking { isa: self.isa, head: sizes.head, queries: of(word), first: self.tokens.start, seen };
+                worst = worst.max(attention::attend(asking, &mut normalisers, out, &mut room.attention));
             }
         }
         self.multiply(&layer.output, &room.attended, &mut room.wide, &mut room.unpacked);

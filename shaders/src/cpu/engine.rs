@@ -172,7 +172,10 @@ fn check(model: &ModelSpec, batch: &TokenBatch) -> Result<(), Fault> {
     if sequence == 0 || batch.sequence > model.context {
         return Err(Fault::bad_job("sequences are empty or longer than the context"));
     }
-    if batch.inputs.is_empty() || batch.inputs.len() % sequence != 0 || batch.inputs.len() != batch.targets.len() {
+    if batch.inputs.is_empty()
+        || !batch.inputs.len().is_multiple_of(sequence)
+        || batch.inputs.len() != batch.targets.len()
+    {
         return Err(Fault::bad_job("a batch is whole sequences with a target for each token"));
     }
     if batch.inputs.iter().chain(&batch.targets).any(|token| *token >= model.vocab) {

@@ -8,9 +8,7 @@ use neuroshard_proto::ops::Slot;
 
 use super::attention::{self, Group, HeadRows, Normalisers};
 use super::memory::{BLOCK, Tile, cuts, padded, pair_stride};
-use super::pass::{
-    Crew, Cx, Gradients, HeadKept, Kept, LayerKept, Missing, Scratch, Sizes, blocks, blocks_mut, group_words,
-};
+use super::pass::{Crew, Cx, Gradients, HeadKept, Kept, LayerKept, Missing, Scratch, blocks, blocks_mut, group_words};
 use super::rows;
 use super::state::Stage;
 
@@ -153,8 +151,7 @@ pub(crate) fn attend(crew: &Crew, cx: Cx<'_>, kept: &mut LayerKept, tokens: usiz
         let [queries, keys, values] = group_words(sizes, index % sizes.kv_heads).map(|word| sequence_rows.skip(word));
         let group = Group { queries, keys, values, heads: sizes.group, tokens: sequence };
         let normalisers = Normalisers { maxima, scales };
-        let Scratch { attention, unpacked, .. } = scratch;
-        cx.worst.see(attention::forward(cx.isa, sizes.head, group, normalisers, out, attention, unpacked));
+        cx.worst.see(attention::forward(cx.isa, sizes.head, group, normalisers, out, &mut scratch.attention));
     });
 }
 

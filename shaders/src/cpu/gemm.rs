@@ -65,7 +65,7 @@ impl<'a> Left<'a> {
 
     /// The columns of token panels from a panel on, as rows.
     pub(crate) fn tokens(panels: &'a TokenPanels, first_panel: usize) -> Self {
-        let words = panels.from_panel(first_panel);
+        let words = panels.words_from(first_panel);
         Self { words, panel: BLOCK_PAIRS * LANES, row: 1, block: panels.block(), pair: LANES }
     }
 
@@ -89,7 +89,7 @@ impl<'a> Right<'a> {
     }
 
     pub(crate) fn tokens(panels: &'a TokenPanels, first_panel: usize) -> Self {
-        let words = panels.from_panel(first_panel);
+        let words = panels.words_from(first_panel);
         Self { words, panel: BLOCK_PAIRS * LANES, block: panels.block() }
     }
 }

@@ -181,7 +181,7 @@ impl TokenPanels {
     }
 
     /// The words from a panel of the first block on.
-    pub(crate) fn from_panel(&self, panel: usize) -> &[u32] {
+    pub(crate) fn words_from(&self, panel: usize) -> &[u32] {
         &self.words[panel * BLOCK_PAIRS * LANES..self.blocks() * self.block()]
     }
 

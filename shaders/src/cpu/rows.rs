@@ -227,13 +227,6 @@ kernel! {
 }
 
 kernel! {
-    /// bfloat16 values as words.
-    pub(crate) fn pairs(values: &[f32], out: &mut [u32]) {
-        write_pairs(values, out);
-    }
-}
-
-kernel! {
     /// bfloat16 values of two rows as words: the earlier row in the upper halves.
     pub(crate) fn pairs_down(earlier: &[f32], later: &[f32], out: &mut [u32]) {
         for ((out, earlier), later) in out.iter_mut().zip(earlier).zip(later) {

@@ -23,7 +23,7 @@ use super::state::{Matrix, Worst};
 pub(crate) fn apply(crew: &mut Crew, call: &Call, shape: &Shape, values: &mut Values) -> Result<bool, Fault> {
     let sizes = Sizes::with_table(&shape.model, &shape.rotary);
     let sequence = shape.sequence.max(1);
-    if shape.tokens % sequence != 0 || sequence * sizes.head.words() > sizes.cosines.len() {
+    if !shape.tokens.is_multiple_of(sequence) || sequence * sizes.head.words() > sizes.cosines.len() {
         return Err(Fault::bad_job("a call is on whole sequences that fit the rotary table"));
     }
     crew.reserve(&sizes, sequence, true)?;
@@ -325,9 +325,8 @@ impl Apply<'_> {
                     maxima: &maxima[place.clone()],
                     scales: &scales[place],
                 };
-                let Scratch { backward, unpacked, .. } = scratch;
-                let worst = attention_backward::backward(self.cx.isa, sizes.head, group, kept, backward, unpacked);
-                self.cx.worst.see(worst);
+                let backward = &mut scratch.backward;
+                self.cx.worst.see(attention_backward::backward(self.cx.isa, sizes.head, group, kept, backward));
                 for (token, out) in out.chunks_exact_mut(sizes.qkv).enumerate() {
                     let row = attention_backward::gradients(backward, sizes.head, sizes.group, token);
                     let (queries, rest) = row.split_at(sizes.group * width);
@@ -378,7 +377,7 @@ impl Apply<'_> {
         let panels = self.panels(self.operands.floats(0)?, vocab, Missing::Left)?;
         let mut out = self.operands.floats(1)?.to_vec();
         for (index, out) in out.chunks_mut(LANES).enumerate() {
-            bias_gradient(self.cx, panels.from_panel(index), panels.block(), out);
+            bias_gradient(self.cx, panels.words_from(index), panels.block(), out);
         }
         Ok(vec![Value::Float(out)])
     }

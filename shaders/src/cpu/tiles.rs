@@ -68,9 +68,12 @@ pub(crate) unsafe fn run(isa: Isa, job: &Job, rows: usize, panels: usize) {
     macro_rules! choose {
         ($module:ident :: $function:ident, $($rows:literal)*) => {
             match (rows, panels) {
-                // SAFETY: the caller's promise.
-                $(($rows, 1) => unsafe { $module::$function::<$rows, 1>(job) },
-                ($rows, 2) => unsafe { $module::$function::<$rows, 2>(job) },)*
+                $(
+                    // SAFETY: the caller's promise.
+                    ($rows, 1) => unsafe { $module::$function::<$rows, 1>(job) },
+                    // SAFETY: the caller's promise.
+                    ($rows, 2) => unsafe { $module::$function::<$rows, 2>(job) },
+                )*
                 _ => unreachable!("a tile has no {rows} rows of {panels} vectors"),
             }
         };

@@ -1,6 +1,6 @@
 //! What the tests of engines share: toy models, random numbers, and a training run in a few lines.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use neuroshard_proto::{F32, Hash, LayerIndex, ModelSpec, Schedule, Stream};
 use neuroshard_shaders::engine::{Engine, Part, TokenBatch, Trained};
