@@ -7,8 +7,8 @@ use neuroshard_core::proto::{
     Fault, Genesis, Hash, JournalSeq, Manifest, ModelSpec, NodeId, Params, Preset, Shard, Time, TrainSpec,
 };
 use neuroshard_core::{Config, Core, Event, Input, Operator, Outbox, Output};
+use neuroshard_shaders::cpu::{CpuEngine, Options};
 use neuroshard_shaders::executor::{Blobs, Executor};
-use neuroshard_shaders::reference::Reference;
 
 /// What a power cut leaves: the journal and the blobs.
 #[derive(Clone, Default)]
@@ -32,7 +32,7 @@ impl Blobs for Disk {
 /// Runs a node until `until` says so or it stops; every input takes a millisecond. Returns what it told.
 fn host(config: Config, disk: &mut Disk, now: &mut u64, mut until: impl FnMut(&Event) -> bool) -> Vec<Event> {
     let mut core = Core::restore(config, Hash::default(), disk.journal.values()).expect("an honest journal");
-    let mut executor = Executor::new(Box::new(Reference::<false>::default()));
+    let mut executor = Executor::new(Box::new(CpuEngine::new(Options::default()).expect("a CPU")));
     let (mut outbox, mut inputs, mut told) = (Outbox::default(), Vec::from([Input::Tick]), Vec::new());
     while let Some(input) = inputs.pop() {
         *now += 1;
@@ -63,7 +63,7 @@ fn host(config: Config, disk: &mut Disk, now: &mut u64, mut until: impl FnMut(&E
     told
 }
 
-/// A model so small that the reference engine trains it while one looks, and a language it can learn: each token is
+/// A model so small that it trains while one looks, and a language it can learn: each token is
 /// followed by one of two.
 fn toy(steps: u64) -> (Config, Disk) {
     let (model, training) = Preset::Nano.specs();
