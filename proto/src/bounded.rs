@@ -11,6 +11,8 @@ use postcard_schema::schema::{DataModelType, NamedType};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::hex;
+
 /// More items than the type allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong {
@@ -157,12 +159,20 @@ impl<const MAX: u32> fmt::Debug for Bytes<MAX> {
 
 impl<const MAX: u32> Serialize for Bytes<MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return serializer.collect_str(&hex::Hex(&self.0));
+        }
         serializer.serialize_bytes(&self.0)
     }
 }
 
 impl<'de, const MAX: u32> Deserialize<'de> for Bytes<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let bytes =
+                hex::bytes(&String::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("not hexadecimal"))?;
+            return Self::try_from(bytes).map_err(D::Error::custom);
+        }
         let bytes: &[u8] = serde_bytes::deserialize(deserializer)?;
         check(bytes.len(), MAX).map_err(D::Error::custom)?;
         Ok(Self(bytes.into()))

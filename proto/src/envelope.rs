@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::bounded::Bytes;
 use crate::codec::{self, CONTROL_BYTES_MAX, Canonical, DecodeError};
 use crate::hash::{Domain, Hash, Hasher};
+use crate::hex;
 use crate::ids::{NetworkId, NodeId};
 use crate::message::{Kind, Message};
 use crate::mutant::mutant;
@@ -46,12 +47,19 @@ impl Signature {
 // Fixed-size, without a length prefix: two arrays of the size serde knows.
 impl Serialize for Signature {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return serializer.collect_str(&hex::Hex(&self.0));
+        }
         self.halves().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = alloc::string::String::deserialize(deserializer)?;
+            return hex::array(&text).map(Self).ok_or_else(|| D::Error::custom("not 128 hexadecimal digits"));
+        }
         let (low, high) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
         let mut bytes = [0; 64];
         for (to, from) in bytes.iter_mut().zip(low.into_iter().chain(high)) {

@@ -1,14 +1,27 @@
 //! Hashes: BLAKE3, with a domain for each thing that is hashed so that no hash of one kind can pass for another.
 
-use alloc::string::String;
 use core::fmt;
 
 use postcard_schema::Schema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hex;
 
 /// 32 bytes of BLAKE3.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Schema)]
 pub struct Hash([u8; 32]);
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        hex::serialize_array(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        hex::deserialize_array(deserializer).map(Self)
+    }
+}
 
 impl Hash {
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -32,26 +45,13 @@ impl Hash {
 
     /// Parses 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let bytes = text.as_bytes();
-        if bytes.len() != 64 {
-            return None;
-        }
-        let mut out = [0; 32];
-        for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            let [high, low] = pair else { return None };
-            *byte = nibble(*high)?.checked_mul(16)?.checked_add(nibble(*low)?)?;
-        }
-        Some(Self(out))
+        hex::array(text).map(Self)
     }
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(f, &self.0)
+        hex::pad(f, &self.0)
     }
 }
 
@@ -59,17 +59,6 @@ impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Hash({self})")
     }
-}
-
-/// Writes bytes in hexadecimal; a precision (`{:.8}`) limits the digits shown.
-pub(crate) fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8; 32]) -> fmt::Result {
-    use fmt::Write as _;
-
-    let mut text = String::with_capacity(64);
-    for byte in bytes {
-        write!(text, "{byte:02x}")?;
-    }
-    f.pad(&text)
 }
 
 /// What a hash is of. Each domain is a key of BLAKE3's keyed mode, so a hash of one kind cannot pass for another.

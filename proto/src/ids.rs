@@ -3,15 +3,28 @@
 use core::fmt;
 
 use postcard_schema::Schema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::hash::{Hash, hex};
+use crate::hash::Hash;
+use crate::hex;
 
 macro_rules! key_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Schema)]
         pub struct $name([u8; 32]);
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                hex::serialize_array(&self.0, serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                hex::deserialize_array(deserializer).map(Self)
+            }
+        }
 
         impl $name {
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -25,7 +38,7 @@ macro_rules! key_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                hex(f, &self.0)
+                hex::pad(f, &self.0)
             }
         }
 

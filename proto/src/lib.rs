@@ -41,6 +41,7 @@ pub mod fixed;
 mod float;
 mod genesis;
 mod hash;
+mod hex;
 mod ids;
 mod job;
 pub mod merkle;
