@@ -201,6 +201,21 @@ impl Core {
         named
     }
 
+    /// The whole state but the configuration, part by part, for people and tools to read. Its form is no interface: it
+    /// changes with the parts.
+    pub fn parts(&self) -> impl Serialize + fmt::Debug {
+        PartValues {
+            now: self.now,
+            journal: &self.journal,
+            requests: &self.requests,
+            timers: &self.timers,
+            liveness: &self.liveness,
+            tier: &self.tier,
+            mode: &self.mode,
+            solo: &self.solo,
+        }
+    }
+
     /// The network this node belongs to.
     pub const fn network(&self) -> NetworkId {
         self.network
@@ -340,6 +355,19 @@ impl<T> DerefMut for Part<T> {
         self.digest.set(None);
         &mut self.value
     }
+}
+
+/// The parts as [`Core::parts`] shows them.
+#[derive(Debug, Serialize)]
+struct PartValues<'a> {
+    now: Time,
+    journal: &'a Journal,
+    requests: &'a Requests,
+    timers: &'a Timers,
+    liveness: &'a Liveness,
+    tier: &'a TierPart,
+    mode: &'a ModePart,
+    solo: &'a Solo,
 }
 
 /// Timers handled in one step.
