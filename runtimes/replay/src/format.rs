@@ -1,9 +1,9 @@
 //! The bytes of a trace file around its frames, as `docs/src/traces.md` describes them: header, chunk heads, index and
 //! trailer.
 
-use neuroshard_core::{Config, RECORD_BYTES_MAX};
+use neuroshard_core::{Config, Core, RECORD_BYTES_MAX};
 use neuroshard_proto::codec::{self, Canonical, DecodeError};
-use neuroshard_proto::{Bytes, Domain, Hash, List, Text, Time, WIRE_VERSION};
+use neuroshard_proto::{Bytes, Domain, Hash, List, Text, Time, TooLong, WIRE_VERSION};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Cursor;
@@ -62,6 +62,37 @@ impl Canonical for Header {
 }
 
 impl Header {
+    /// The header for a core that was just restored from this seed and journal at this time, or that has taken no step
+    /// since.
+    ///
+    /// # Errors
+    /// If the journal has more or longer records than a trace may hold.
+    pub fn new<J: AsRef<[u8]>>(
+        core: &Core,
+        seed: Hash,
+        journal: impl IntoIterator<Item = J>,
+        origin: Time,
+        detail: Detail,
+    ) -> Result<Self, TooLong> {
+        let records = journal.into_iter().map(|record| Bytes::try_from(record.as_ref().to_vec()));
+        let parts = core
+            .part_hashes()
+            .map(|(name, _)| Text::try_from(name.to_owned()))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            wire_version: WIRE_VERSION,
+            build: Text::try_from(Self::BUILD.to_owned())?,
+            detail,
+            config: core.config().clone(),
+            seed,
+            journal: List::try_from(records.collect::<Result<Vec<_>, _>>()?)?,
+            origin,
+            state: core.state_hash(),
+            parts: List::try_from(parts)?,
+        })
+    }
+
     /// What [`Self::build`] is in traces of this program.
     pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 

@@ -48,6 +48,18 @@ pub struct Digests {
     pub state: u64,
 }
 
+impl Digests {
+    /// The output digest as the digits that the hash begins with.
+    pub fn outputs_hex(&self) -> String {
+        format!("{:016x}", self.outputs.swap_bytes())
+    }
+
+    /// The state digest as the digits that the state hash begins with.
+    pub fn state_hex(&self) -> String {
+        format!("{:016x}", self.state.swap_bytes())
+    }
+}
+
 /// The parts of the state that a step changed, each with the first byte of its new digest: beside the state hash, enough
 /// to say which part went another way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -137,7 +137,7 @@ pub struct Reader<R> {
     len: u64,
     header: Header,
     first_section: u64,
-    closing: Option<(bool, Index)>,
+    closing: Option<(Ending, Index)>,
     ending: Option<Ending>,
     /// Where the next section begins.
     next_section: u64,
@@ -146,6 +146,7 @@ pub struct Reader<R> {
     step: u64,
     time: Time,
     chain: Hash,
+    frame_bytes: u64,
 }
 
 /// The chunk that is being read.
@@ -192,6 +193,7 @@ impl<R: Read + Seek> Reader<R> {
             step: 1,
             time,
             chain,
+            frame_bytes: 0,
         })
     }
 
@@ -204,14 +206,20 @@ impl<R: Read + Seek> Reader<R> {
         self.len
     }
 
-    /// The totals that the recorder wrote when it closed the trace.
-    pub fn summary(&self) -> Option<&Summary> {
-        self.closing.as_ref().map(|(_, index)| &index.summary)
+    /// The totals that the recorder wrote when it closed the trace, and how it closed it.
+    pub fn closing(&self) -> Option<(&Summary, Ending)> {
+        let (ending, index) = self.closing.as_ref()?;
+        Some((&index.summary, *ending))
     }
 
     /// How the trace ends; known once [`Self::next_frame`] answered `None`.
     pub const fn ending(&self) -> Option<Ending> {
         self.ending
+    }
+
+    /// Bytes of all frames read since the beginning, before compression.
+    pub(crate) const fn frame_bytes_read(&self) -> u64 {
+        self.frame_bytes
     }
 
     /// The number of the frame that [`Self::next_frame`] will read.
@@ -250,8 +258,17 @@ impl<R: Read + Seek> Reader<R> {
         self.chain = frame::link(&self.chain, time, parsed.input_bytes, digests);
         let frame = Frame { step: self.step, time, input: parsed.input, outcome: parsed.outcome };
         (self.chunk.at, self.chunk.frames_left, self.time) = (next, left, time);
+        self.frame_bytes = self.frame_bytes.saturating_add((next - at) as u64);
         self.step = self.step.saturating_add(1);
         Ok(Some(frame))
+    }
+
+    /// Goes back to the beginning.
+    ///
+    /// # Errors
+    /// If the first chunk's head is damaged.
+    pub fn rewind(&mut self) -> Result<(), ReadError> {
+        self.seek_step(1)
     }
 
     /// Goes to a step, so that [`Self::next_frame`] reads its frame; beyond the last one it reads `None`.
@@ -284,7 +301,7 @@ impl<R: Read + Seek> Reader<R> {
     /// Goes to the last indexed chunk that `reached` accepts, then by their heads past all chunks that `skip` does.
     fn jump(&mut self, reached: impl Fn(&Entry) -> bool, skip: impl Fn(&ChunkHead) -> bool) -> Result<(), ReadError> {
         self.ending = None;
-        self.chunk = Chunk::default();
+        (self.chunk, self.frame_bytes) = (Chunk::default(), 0);
         (self.step, self.time, self.chain) = (1, self.header.origin, self.header.chain());
         self.next_section = self.first_section;
         let indexed =
@@ -339,11 +356,7 @@ impl<R: Read + Seek> Reader<R> {
         match bytes.first().copied().and_then(Tag::from_byte) {
             None => Err(fail(ReadFault::NoSection)),
             Some(Tag::Index) => {
-                self.ending = Some(match self.closing {
-                    Some((true, _)) => Ending::Clean,
-                    Some((false, _)) => Ending::Fallen,
-                    None => torn,
-                });
+                self.ending = Some(self.closing.as_ref().map_or(torn, |(ending, _)| *ending));
                 Ok(None)
             }
             Some(Tag::Chunk) => {
@@ -409,7 +422,7 @@ fn read_opening(input: &mut (impl Read + Seek)) -> Result<(Header, u64), ReadErr
 }
 
 /// Reads index and trailer; `None` if the trace was not closed or they are damaged, which costs only speed.
-fn read_closing(input: &mut (impl Read + Seek), len: u64, first_section: u64) -> io::Result<Option<(bool, Index)>> {
+fn read_closing(input: &mut (impl Read + Seek), len: u64, first_section: u64) -> io::Result<Option<(Ending, Index)>> {
     let Some(trailer_at) = len.checked_sub(Trailer::LEN as u64).filter(|at| *at >= first_section) else {
         return Ok(None);
     };
@@ -424,7 +437,8 @@ fn read_closing(input: &mut (impl Read + Seek), len: u64, first_section: u64) ->
     let mut section = Vec::new();
     input.seek(SeekFrom::Start(trailer.index_offset))?;
     input.by_ref().take(trailer_at - trailer.index_offset).read_to_end(&mut section)?;
-    Ok(Index::parse(&section).map(|index| (trailer.clean, index)))
+    let ending = if trailer.clean { Ending::Clean } else { Ending::Fallen };
+    Ok(Index::parse(&section).map(|index| (ending, index)))
 }
 
 #[cfg(test)]
@@ -468,7 +482,7 @@ mod tests {
         let (all, chunks) = (read(&bytes).0, sections(&bytes));
         assert!(chunks.len() > 3);
         let edges = chunks.iter().flat_map(|chunk| chunk.end - 1..=chunk.end + 1);
-        for len in (0..bytes.len()).step_by(53).chain(edges) {
+        for len in (0..bytes.len()).step_by(149).chain(edges) {
             let (frames, ending) = read(&bytes[..len]);
             assert!(all.starts_with(&frames), "{len}");
             if len < chunks[0].start {

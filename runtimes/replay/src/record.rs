@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use neuroshard_core::{Input, Output};
+use neuroshard_core::{Core, Input, Misuse, Outbox, Output};
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{Hash, List, Text, Time};
 
@@ -106,19 +106,19 @@ impl Recorder<File> {
     ///
     /// # Errors
     /// If the file exists or cannot be written, or the header would be too large.
-    pub fn create(path: &Path, header: &Header, parts: &[Hash]) -> Result<Self, RecordError> {
+    pub fn create(path: &Path, header: &Header, core: &Core) -> Result<Self, RecordError> {
         let file = File::create_new(path).map_err(|error| RecordError::Create { error })?;
-        Self::new(file, header, parts)
+        Self::new(file, header, core)
     }
 }
 
 impl<W: Write> Recorder<W> {
-    /// Begins a trace; `parts` are the digests of the state's parts before the first input.
+    /// Begins a trace of a core that has taken no step since `header` was made of it.
     ///
     /// # Errors
     /// If the header is too large or cannot be written.
-    pub fn new(mut out: W, header: &Header, parts: &[Hash]) -> Result<Self, RecordError> {
-        assert_eq!(header.parts.len(), parts.len(), "a digest for each part that the header names");
+    pub fn new(mut out: W, header: &Header, core: &Core) -> Result<Self, RecordError> {
+        assert_eq!(header.state, core.state_hash(), "a trace begins where its header says");
         let opening = encode_opening(header).map_err(RecordError::Header)?;
         out.write_all(&opening).and_then(|()| out.flush()).map_err(|error| RecordError::Write { steps: 0, error })?;
         Ok(Self {
@@ -128,13 +128,36 @@ impl<W: Write> Recorder<W> {
             chunk: Chunk::default(),
             begun: None,
             chain: header.chain(),
-            parts: parts.to_vec(),
+            parts: core.part_hashes().map(|(_, digest)| digest).to_vec(),
             time: header.origin,
             steps: 0,
             frame_bytes: 0,
             kinds: Vec::new(),
             index: IndexBuilder::default(),
         })
+    }
+
+    /// Takes a step of the core and records it: in place of [`Core::step`] itself. Recording never makes it fail.
+    ///
+    /// # Errors
+    /// What [`Core::step`] answers; a refused step is not recorded.
+    pub fn step(&mut self, core: &mut Core, now: Time, input: Input, out: &mut Outbox) -> Result<(), Misuse> {
+        if !self.is_open() {
+            return core.step(now, input, out);
+        }
+        let before = out.iter().len();
+        self.begin(now, &input);
+        match core.step(now, input, out) {
+            Ok(()) => {
+                let parts = core.part_hashes().into_iter().map(|(_, digest)| digest);
+                self.end(out.iter().skip(before), &core.state_hash(), parts);
+                Ok(())
+            }
+            Err(misuse) => {
+                self.begun = None;
+                Err(misuse)
+            }
+        }
     }
 
     /// Whether steps are still being recorded.
@@ -181,25 +204,15 @@ impl<W: Write> Recorder<W> {
         self.take_error().map_or(Ok(summary), Err)
     }
 
-    /// Notes the input of a step that is about to be taken.
-    pub(crate) fn begin(&mut self, now: Time, input: &Input) {
+    /// Notes the input of a step that is about to be taken: if the step never returns, the input is what matters.
+    fn begin(&mut self, now: Time, input: &Input) {
         if self.is_open() {
             self.begun = Some(Begun { time: now, kind: input.name(), input: codec::encode(input) });
         }
     }
 
-    /// Forgets the input: the core refused to take the step.
-    pub(crate) fn refuse(&mut self) {
-        self.begun = None;
-    }
-
     /// Notes what the step led to: its outputs, and state hash and part digests after it.
-    pub(crate) fn end<'a>(
-        &mut self,
-        outputs: impl Iterator<Item = &'a Output>,
-        state: &Hash,
-        parts: impl Iterator<Item = Hash>,
-    ) {
+    fn end<'a>(&mut self, outputs: impl Iterator<Item = &'a Output>, state: &Hash, parts: impl Iterator<Item = Hash>) {
         let Some(begun) = self.begun.take() else { return };
         let outputs = frame::encode_outputs(outputs);
         let digests = Digests { outputs: frame::digest(&outputs), state: state.short() };
@@ -281,7 +294,7 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::testing::{begin, header, push, step, trace};
+    use crate::testing::{Host, Logged, config, record, trace};
     use crate::{Ending, Frame, Reader};
 
     fn read(bytes: &[u8]) -> (Vec<Frame>, Ending) {
@@ -293,18 +306,25 @@ mod tests {
         (frames, reader.ending().unwrap())
     }
 
+    fn begin(out: &mut Vec<u8>) -> (Host, Recorder<&mut Vec<u8>>) {
+        let host = Host::new(config());
+        let recorder = Recorder::new(out, &host.header(Detail::Outputs), &host.core).unwrap();
+        (host, recorder)
+    }
+
     #[test]
     fn every_step_reads_back_as_it_was_recorded() {
-        let bytes = trace(3000, Detail::Outputs);
+        let (bytes, log) = record(3000, Detail::Outputs);
         let (frames, ending) = read(&bytes);
         assert_eq!((frames.len(), ending), (3000, Ending::Clean));
-        for (n, frame) in (1..).zip(frames) {
-            let (time, input, outputs, parts) = step(n);
+        let mut before = Host::new(config()).core.part_hashes().map(|(_, digest)| digest).to_vec();
+        for ((step, frame), logged) in (1..).zip(frames).zip(log) {
             let outcome = frame.outcome.unwrap();
-            assert_eq!((frame.step, frame.time, frame.input), (n, time, input));
-            assert_eq!(outcome.digests.state, Hash::of_blob(&n.to_le_bytes()).short());
-            assert_eq!(outcome.outputs.unwrap().to_vec(), outputs);
-            assert_eq!(outcome.changed, Changed::between(&step(n - 1).3, &parts));
+            assert_eq!((frame.step, frame.time, frame.input), (step, logged.time, logged.input));
+            assert_eq!(outcome.digests.state, logged.state.short());
+            assert_eq!(outcome.outputs.unwrap().to_vec(), logged.outputs);
+            assert_eq!(outcome.changed, Changed::between(&before, &logged.parts));
+            before = logged.parts;
         }
     }
 
@@ -313,49 +333,50 @@ mod tests {
         let (full, inputs) = (trace(500, Detail::Outputs), trace(500, Detail::Inputs));
         assert!(inputs.len() < full.len());
         for (a, b) in read(&full).0.into_iter().zip(read(&inputs).0) {
-            assert_eq!(b.outcome.as_ref().unwrap().outputs, None);
-            assert_eq!(a.outcome.unwrap().digests, b.outcome.unwrap().digests);
+            let (a_outcome, b_outcome) = (a.outcome.unwrap(), b.outcome.unwrap());
+            assert_eq!((b_outcome.outputs, b_outcome.digests), (None, a_outcome.digests));
             assert_eq!(a.input, b.input);
         }
     }
 
     #[test]
     fn a_step_costs_its_payload_and_at_most_24_bytes_before_compression() {
-        let steps = 2000;
-        let payload: usize = (1..=steps)
-            .map(step)
-            .map(|(_, input, outputs, _)| {
-                codec::encode(&input).len() + outputs.iter().map(|output| codec::encode(output).len()).sum::<usize>()
-            })
-            .sum();
-        let mut out = Vec::new();
-        let mut recorder = begin(&mut out, Detail::Outputs);
-        push(&mut recorder, 1..=steps);
-        let summary = recorder.finish().unwrap();
-        let chunk_heads = summary.frame_bytes / CHUNK_BYTES as u64 * ChunkHead::LEN as u64;
-        let overhead = summary.frame_bytes + chunk_heads - payload as u64;
-        assert!(overhead <= 24 * steps, "{} bytes a step", overhead as f64 / steps as f64);
+        for detail in [Detail::Inputs, Detail::Outputs] {
+            let (mut out, mut host) = (Vec::new(), Host::new(config()));
+            let mut recorder = Recorder::new(&mut out, &host.header(detail), &host.core).unwrap();
+            host.run(&mut recorder, 4000);
+            let summary = recorder.finish().unwrap();
+            let outputs = |logged: &Logged| match detail {
+                Detail::Inputs => 0,
+                Detail::Outputs => logged.outputs.iter().map(|output| codec::encode(output).len()).sum(),
+            };
+            let payload = |logged: &Logged| codec::encode(&logged.input).len() + outputs(logged);
+            let payload: usize = host.log.iter().map(payload).sum();
+            let heads = summary.frame_bytes.div_ceil(CHUNK_BYTES as u64) * ChunkHead::LEN as u64;
+            let overhead = summary.frame_bytes + heads - payload as u64;
+            assert!(overhead <= 24 * summary.steps, "{} bytes a step", overhead as f64 / summary.steps as f64);
+        }
     }
 
     #[test]
     fn a_killed_process_loses_less_than_a_second() {
         let mut out = Vec::new();
-        let mut recorder = begin(&mut out, Detail::Outputs);
-        push(&mut recorder, 1..=1000);
+        let (mut host, mut recorder) = begin(&mut out);
+        host.run(&mut recorder, 1000);
         std::mem::forget(recorder);
         let (frames, ending) = read(&out);
         assert_eq!(ending, Ending::Torn { bytes: 0 });
-        let lost_ms = step(1000).0.ms_since(frames.last().unwrap().time);
+        let lost_ms = host.log[999].time.ms_since(frames.last().unwrap().time);
         assert!((1..=FLUSH_AFTER_MS).contains(&lost_ms), "{lost_ms} ms");
     }
 
     #[test]
     fn a_quiet_host_is_told_when_to_flush() {
         let mut out = Vec::new();
-        let mut recorder = begin(&mut out, Detail::Outputs);
+        let (mut host, mut recorder) = begin(&mut out);
         assert_eq!(recorder.flush_due(), None);
-        push(&mut recorder, 1..=3);
-        assert_eq!(recorder.flush_due(), Some(step(1).0.after_ms(FLUSH_AFTER_MS)));
+        host.run(&mut recorder, 3);
+        assert_eq!(recorder.flush_due(), Some(host.log[0].time.after_ms(FLUSH_AFTER_MS)));
         recorder.flush();
         assert_eq!(recorder.flush_due(), None);
         std::mem::forget(recorder);
@@ -365,9 +386,9 @@ mod tests {
     #[test]
     fn a_recorder_that_falls_leaves_the_input_that_felled_it() {
         let mut out = Vec::new();
-        let mut recorder = begin(&mut out, Detail::Outputs);
-        push(&mut recorder, 1..=5);
-        let (now, input, ..) = step(6);
+        let (mut host, mut recorder) = begin(&mut out);
+        host.run(&mut recorder, 5);
+        let (now, input) = host.next();
         recorder.begin(now, &input);
         drop(recorder);
         let (frames, ending) = read(&out);
@@ -379,13 +400,28 @@ mod tests {
     #[test]
     fn a_step_that_the_core_refuses_is_not_recorded() {
         let mut out = Vec::new();
-        let mut recorder = begin(&mut out, Detail::Outputs);
-        push(&mut recorder, 1..=2);
-        recorder.begin(Time::from_ms(9_999), &Input::Tick);
-        recorder.refuse();
-        push(&mut recorder, 3..=4);
+        let (mut host, mut recorder) = begin(&mut out);
+        host.run(&mut recorder, 2);
+        let refused = recorder.step(&mut host.core, Time::ZERO, Input::Tick, &mut Outbox::default());
+        assert!(matches!(refused, Err(Misuse::TimeWentBack { .. })));
+        host.run(&mut recorder, 2);
         assert_eq!(recorder.finish().unwrap().steps, 4);
         assert_eq!(read(&out).0, read(&trace(4, Detail::Outputs)).0);
+    }
+
+    #[test]
+    fn outputs_left_in_the_outbox_are_not_taken_for_those_of_the_next_step() {
+        let mut out = Vec::new();
+        let (mut host, mut recorder) = begin(&mut out);
+        let mut outbox = Outbox::with_capacity(200);
+        let steps: Vec<_> = record(2, Detail::Outputs).1;
+        for logged in &steps {
+            recorder.step(&mut host.core, logged.time, logged.input.clone(), &mut outbox).unwrap();
+        }
+        recorder.finish().unwrap();
+        for (frame, logged) in read(&out).0.into_iter().zip(steps) {
+            assert_eq!(frame.outcome.unwrap().outputs.unwrap().to_vec(), logged.outputs);
+        }
     }
 
     /// A disk with so many bytes left.
@@ -412,36 +448,41 @@ mod tests {
 
     #[test]
     fn a_full_disk_ends_the_recording_with_one_error_and_leaves_what_was_written() {
-        let mut out = Vec::new();
-        let disk = Disk { out: &mut out, left: 40_000 };
-        let mut recorder = Recorder::new(disk, &header(Detail::Outputs), &step(0).3).unwrap();
-        push(&mut recorder, 1..=5000);
+        let (mut out, mut host) = (Vec::new(), Host::new(config()));
+        let disk = Disk { out: &mut out, left: 20_000 };
+        let mut recorder = Recorder::new(disk, &host.header(Detail::Outputs), &host.core).unwrap();
+        host.run(&mut recorder, 3000);
         assert!(!recorder.is_open());
         let error = recorder.take_error().expect("the disk is full");
         assert!(error.to_string().contains("the node goes on"), "{error}");
         assert!(recorder.take_error().is_none(), "said once");
+        assert_eq!(host.log.last().unwrap().state, record(3000, Detail::Inputs).1.last().unwrap().state);
         drop(recorder);
         let (frames, ending) = read(&out);
         assert!(matches!(ending, Ending::Torn { bytes: 1.. }), "{ending}");
-        assert!(frames.len() > 100 && frames.len() < 5000);
+        assert!(frames.len() > 50 && frames.len() < 2900, "{}", frames.len());
     }
 
     #[test]
     fn an_existing_file_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.trace");
-        let create = || Recorder::create(&path, &header(Detail::Outputs), &step(0).3);
+        let host = Host::new(config());
+        let create = || Recorder::create(&path, &host.header(Detail::Outputs), &host.core);
         create().unwrap().finish().unwrap();
         assert!(create().unwrap_err().to_string().contains("exists already"));
     }
 
     #[test]
     fn the_totals_count_every_kind_of_input() {
-        let bytes = trace(8, Detail::Outputs);
+        let (bytes, log) = record(300, Detail::Outputs);
         let reader = Reader::new(Cursor::new(&bytes[..])).unwrap();
-        let summary = reader.summary().unwrap();
-        let kinds: Vec<(&str, u64)> = summary.kinds.iter().map(|(kind, count)| (&**kind, *count)).collect();
-        assert_eq!((summary.steps, summary.ended), (8, step(8).0));
-        assert_eq!(kinds, [("tick", 2), ("computed", 4), ("persisted", 2)]);
+        let (summary, ending) = reader.closing().unwrap();
+        assert_eq!((summary.steps, summary.ended, ending), (300, log[299].time, Ending::Clean));
+        for (kind, count) in &summary.kinds {
+            let logged = log.iter().filter(|logged| logged.input.name() == &**kind).count();
+            assert_eq!(*count, logged as u64, "{}", &**kind);
+        }
+        assert_eq!(summary.kinds.iter().map(|(_, count)| count).sum::<u64>(), 300);
     }
 }

@@ -1,12 +1,18 @@
-//! Traces for unit tests: plausible inputs and outputs, no core behind them.
+//! A host for unit tests: it drives a real core, with made-up answers to its jobs, and records it.
 
-use neuroshard_core::{Config, Event, Input, Operator, Output};
+use std::collections::VecDeque;
+use std::io::Write;
+
+use ed25519_dalek::{Signer, SigningKey};
+use neuroshard_core::{Config, Core, Input, Operator, Outbox, Output};
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Genesis, Hash, JournalSeq, List, Manifest, NodeId, Params, Preset,
-    RequestId, Shard, Step, Text, Time, WIRE_VERSION,
+    BatchOutcome, Commitment, Envelope, F32, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, List, Manifest,
+    Message, NetworkId, NodeId, Params, Preset, RequestId, Shard, Signature, Snapshot, Step, Time, Verified, codec,
 };
 
 use crate::{Detail, Header, Recorder};
+
+pub(crate) const ORIGIN: Time = Time::from_ms(500);
 
 pub(crate) fn config() -> Config {
     let (model, training) = Preset::Nano.specs();
@@ -26,69 +32,116 @@ pub(crate) fn config() -> Config {
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }
 
-pub(crate) fn header(detail: Detail) -> Header {
-    let parts = ["clock", "journal", "solo"].map(|name| Text::try_from(name.to_owned()).unwrap());
-    Header {
-        wire_version: WIRE_VERSION,
-        build: Text::try_from(Header::BUILD.to_owned()).unwrap(),
-        detail,
-        config: config(),
-        seed: Hash::of_blob(b"seed"),
-        journal: List::default(),
-        origin: Time::from_ms(500),
-        state: Hash::of_blob(b"start"),
-        parts: List::try_from(parts.to_vec()).unwrap(),
+/// What a step was, as the host saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    pub(crate) time: Time,
+    pub(crate) input: Input,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) state: Hash,
+    pub(crate) parts: Vec<Hash>,
+}
+
+pub(crate) struct Host {
+    pub(crate) core: Core,
+    pub(crate) log: Vec<Logged>,
+    /// Nats a token that jobs answer, in thousandths.
+    pub(crate) milli_loss: i64,
+    outbox: Outbox,
+    now: Time,
+    jobs: VecDeque<(RequestId, Job)>,
+    written: Option<JournalSeq>,
+}
+
+impl Host {
+    pub(crate) fn new(config: Config) -> Self {
+        let core = Core::restore(config, Hash::of_blob(b"node"), [] as [&[u8]; 0]).unwrap();
+        let (outbox, jobs) = (Outbox::default(), VecDeque::new());
+        Self { core, log: Vec::new(), milli_loss: 5000, outbox, now: ORIGIN, jobs, written: None }
+    }
+
+    pub(crate) fn header(&self, detail: Detail) -> Header {
+        Header::new(&self.core, Hash::of_blob(b"node"), [] as [&[u8]; 0], ORIGIN, detail).unwrap()
+    }
+
+    /// What happens next: durability first, now and then a stranger's message, answers in order.
+    pub(crate) fn next(&mut self) -> (Time, Input) {
+        let input = if let Some(upto) = self.written.take() {
+            Input::Persisted { upto }
+        } else if self.log.len() % 40 == 39 {
+            stranger(self.now)
+        } else if let Some((id, job)) = self.jobs.pop_front() {
+            self.now = self.now.after_ms(12);
+            Input::Computed { id, result: Ok(self.answer(&job)) }
+        } else {
+            self.now = self.now.after_ms(1);
+            Input::Tick
+        };
+        (self.now, input)
+    }
+
+    /// Takes so many steps and records them.
+    pub(crate) fn run<W: Write>(&mut self, recorder: &mut Recorder<W>, steps: u64) {
+        for _ in 0..steps {
+            let (time, input) = self.next();
+            recorder.step(&mut self.core, time, input.clone(), &mut self.outbox).unwrap();
+            let outputs: Vec<Output> = std::iter::from_fn(|| self.outbox.pop()).collect();
+            outputs.iter().for_each(|output| self.obey(output));
+            let (state, parts) = (self.core.state_hash(), self.core.part_hashes().map(|(_, digest)| digest).to_vec());
+            self.log.push(Logged { time, input, outputs, state, parts });
+        }
+    }
+
+    fn obey(&mut self, output: &Output) {
+        match output {
+            Output::Persist { seq, .. } => self.written = Some(*seq),
+            Output::Compute { id, job, .. } => self.jobs.push_back((*id, job.clone())),
+            Output::Cancel { id } => self.jobs.retain(|(open, _)| open != id),
+            Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
+        }
+    }
+
+    fn answer(&self, job: &Job) -> Commitment {
+        match job {
+            Job::Init { .. } => Commitment::Ready { step: Step(0), root: Hash::default() },
+            Job::Load { snapshot, .. } => Commitment::Ready { step: snapshot.step, root: snapshot.root },
+            Job::Benchmark { .. } => Commitment::Benchmark { layer_us: 900 },
+            Job::Train { batch, .. } => Commitment::Batch(BatchOutcome::Done {
+                loss_micro: self.milli_loss * 1_024_000 - batch.0 as i64,
+                tokens: 1024,
+                squared_norms: vec![F32::from_bits(0x3f80_0000 + batch.0 as u32); 5].try_into().unwrap(),
+            }),
+            Job::Step { step, .. } => Commitment::Step { step: step.next(), norm: F32::ONE },
+            Job::Evaluate { step, .. } => Commitment::Evaluation { step: *step, loss_micro: None, tokens: 4096 },
+            Job::Snapshot { step } => {
+                let hash = Hash::of_blob(&step.0.to_le_bytes());
+                let layers = vec![LayerBlobs { weights: hash, moments: hash }; 5].try_into().unwrap();
+                Commitment::Snapshot(Snapshot { step: *step, root: hash, layers, bytes: 1000 })
+            }
+        }
     }
 }
 
-/// The `n`-th step of a made-up run: its time, input, outputs and part digests.
-pub(crate) fn step(n: u64) -> (Time, Input, Vec<Output>, Vec<Hash>) {
-    let outcome = BatchOutcome::Done {
-        loss_micro: 5_580_000_000 - n as i64 * 1000,
-        tokens: 1024,
-        squared_norms: List::try_from(vec![F32::ONE; 5]).unwrap(),
-    };
-    let input = match n % 4 {
-        0 => Input::Persisted { upto: JournalSeq(n / 4) },
-        1 => Input::Tick,
-        _ => Input::Computed { id: RequestId(n), result: Ok(Commitment::Batch(outcome)) },
-    };
-    let record = Hash::of_blob(&n.to_le_bytes()).as_bytes().to_vec().try_into().unwrap();
-    let event = Event::Stepped {
-        step: Step(n),
-        batch: BatchId(n),
-        loss_micro: 5_580_000_000,
-        tokens: 1024,
-        norm: F32::ONE,
-        rate: F32::ZERO,
-    };
-    let outputs = match n % 3 {
-        0 => vec![],
-        1 => vec![Output::Persist { seq: JournalSeq(n), record }],
-        _ => vec![Output::Event(event), Output::Cancel { id: RequestId(n) }],
-    };
-    let digest = |part: &[u8], n: u64| Hash::of_blob(&[part, &n.to_le_bytes()].concat());
-    let parts = vec![digest(b"clock", n), digest(b"journal", n / 4), digest(b"solo", n / 2)];
-    (Time::from_ms(500 + n * 12), input, outputs, parts)
+/// A heartbeat from a node of another network.
+fn stranger(time: Time) -> Input {
+    let key = SigningKey::from_bytes(&[9; 32]);
+    let node = NodeId::from_bytes(key.verifying_key().to_bytes());
+    let heartbeat = Heartbeat { node, time, quorum: None, queue_depth: 0, free_bytes: 0, step: Step(1) };
+    let network = NetworkId(Hash::of_blob(b"another network"));
+    let sign = |digest: &Hash| Signature(key.sign(digest.as_bytes()).to_bytes());
+    let frame = codec::encode(&Envelope::seal(network, &Message::Heartbeat(heartbeat), sign));
+    Input::Message(Verified::open(&frame).unwrap())
 }
 
-pub(crate) fn begin(out: &mut Vec<u8>, detail: Detail) -> Recorder<&mut Vec<u8>> {
-    Recorder::new(out, &header(detail), &step(0).3).unwrap()
-}
-
-pub(crate) fn push<W: std::io::Write>(recorder: &mut Recorder<W>, steps: std::ops::RangeInclusive<u64>) {
-    for n in steps {
-        let (now, input, outputs, parts) = step(n);
-        recorder.begin(now, &input);
-        recorder.end(outputs.iter(), &Hash::of_blob(&n.to_le_bytes()), parts.into_iter());
-    }
-}
-
-/// A finished trace of so many made-up steps.
-pub(crate) fn trace(steps: u64, detail: Detail) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut recorder = begin(&mut out, detail);
-    push(&mut recorder, 1..=steps);
+/// A finished trace of so many steps, and what the host saw.
+pub(crate) fn record(steps: u64, detail: Detail) -> (Vec<u8>, Vec<Logged>) {
+    let (mut out, mut host) = (Vec::new(), Host::new(config()));
+    let mut recorder = Recorder::new(&mut out, &host.header(detail), &host.core).unwrap();
+    host.run(&mut recorder, steps);
     recorder.finish().unwrap();
-    out
+    (out, host.log)
+}
+
+pub(crate) fn trace(steps: u64, detail: Detail) -> Vec<u8> {
+    record(steps, detail).0
 }

@@ -1,0 +1,262 @@
+//! Inputs and outputs as one dense line each.
+
+use std::fmt;
+
+use neuroshard_core::proto::codec;
+use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, Record};
+use neuroshard_proto::{BatchOutcome, Commitment, Fault, Job, Message, Snapshot, Time};
+
+/// Names of all kinds of input.
+pub const INPUT_KINDS: [&str; 5] = ["tick", "message", "persisted", "computed", "command"];
+
+/// Shows an input in a line.
+#[derive(Clone, Copy, Debug)]
+pub struct InputLine<'a>(pub &'a Input);
+
+impl fmt::Display for InputLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())?;
+        match self.0 {
+            Input::Tick => Ok(()),
+            Input::Message(message) => {
+                let Message::Heartbeat(heartbeat) = message.message();
+                write!(f, " heartbeat of {:.8} at {}, step {}", heartbeat.node, heartbeat.time, heartbeat.step)
+            }
+            Input::Persisted { upto } => write!(f, " up to record {upto}"),
+            Input::Computed { id, result } => {
+                write!(f, " #{id}: ")?;
+                match result {
+                    Ok(commitment) => write_commitment(f, commitment),
+                    Err(fault) => write!(f, "{} fault, {fault}", fault_name(fault)),
+                }
+            }
+            Input::Command(Command::Save) => f.write_str(" save"),
+            Input::Command(Command::Stop) => f.write_str(" stop"),
+        }
+    }
+}
+
+fn fault_name(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::BlobMissing { .. } | Fault::BlobDamaged { .. } | Fault::Store { .. } | Fault::DiskFull { .. } => "store",
+        Fault::RootMismatch { .. } | Fault::WrongStep { .. } => "state",
+        Fault::BadJob { .. } => "job",
+        Fault::Device { .. } => "device",
+    }
+}
+
+fn write_commitment(f: &mut fmt::Formatter<'_>, commitment: &Commitment) -> fmt::Result {
+    match commitment {
+        Commitment::Ready { step, root } => write!(f, "ready at step {step}, root {root:.8}"),
+        Commitment::Benchmark { layer_us } => write!(f, "benchmark {layer_us} us a layer"),
+        Commitment::Batch(BatchOutcome::Done { loss_micro, tokens, .. }) => {
+            write!(f, "batch of {tokens} tokens, loss {}", Loss(*loss_micro, *tokens))
+        }
+        Commitment::Batch(BatchOutcome::Void(reason)) => write!(f, "batch void, {reason:?}"),
+        Commitment::Step { step, norm } => write!(f, "stepped to {step}, norm {}", f32::from_bits(norm.to_bits())),
+        Commitment::Evaluation { step, loss_micro: Some(loss), tokens } => {
+            write!(f, "evaluation of step {step}, loss {} over {tokens} tokens", Loss(*loss, *tokens))
+        }
+        Commitment::Evaluation { step, loss_micro: None, .. } => write!(f, "evaluation of step {step}, out of range"),
+        Commitment::Snapshot(snapshot) => write_snapshot(f, snapshot),
+    }
+}
+
+fn write_snapshot(f: &mut fmt::Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
+    write!(f, "snapshot of step {}, root {:.8}, {} bytes", snapshot.step, snapshot.root, snapshot.bytes)
+}
+
+/// A sum of micro-nats over tokens, as nats per token.
+struct Loss(i64, u64);
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.4}", self.0 as f64 / 1e6 / self.1.max(1) as f64)
+    }
+}
+
+/// Shows an output in a line.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputLine<'a>(pub &'a Output);
+
+impl fmt::Display for OutputLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())?;
+        match self.0 {
+            Output::Persist { seq, record } => {
+                write!(f, " record {seq}, ")?;
+                match codec::decode::<Record>(record) {
+                    Ok(record) => write_fact(f, &record.fact),
+                    Err(_) => write!(f, "{} bytes", record.len()),
+                }
+            }
+            Output::Compute { id, job, .. } => {
+                write!(f, " #{id}: ")?;
+                write_job(f, job)
+            }
+            Output::Cancel { id } => write!(f, " #{id}"),
+            Output::Drop { hash } => write!(f, " blob {hash:.8}"),
+            Output::Trim { before } => write!(f, " records before {before}"),
+            Output::Event(event) => write_event(f, event),
+        }
+    }
+}
+
+fn write_fact(f: &mut fmt::Formatter<'_>, fact: &JournalFact) -> fmt::Result {
+    match fact {
+        JournalFact::Founded { network, node } => write!(f, "founded network {network:.8} as node {node:.8}"),
+        JournalFact::Saved { states } => {
+            f.write_str("saved steps")?;
+            states.iter().try_for_each(|state| write!(f, " {}", state.snapshot.step))
+        }
+    }
+}
+
+fn write_job(f: &mut fmt::Formatter<'_>, job: &Job) -> fmt::Result {
+    f.write_str(job.name())?;
+    match job {
+        Job::Init { .. } => Ok(()),
+        Job::Load { snapshot, .. } => write!(f, " step {}, root {:.8}", snapshot.step, snapshot.root),
+        Job::Benchmark { sequence, .. } => write!(f, " over {sequence} tokens"),
+        Job::Train { step, batch, samples, .. } => write!(f, " batch {batch} of {} at step {step}", samples.len()),
+        Job::Step { step, .. } | Job::Snapshot { step } => write!(f, " at step {step}"),
+        Job::Evaluate { step, samples, .. } => write!(f, " {} sequences at step {step}", samples.len()),
+    }
+}
+
+fn write_event(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+    match event {
+        Event::Stepped { step, batch, loss_micro, tokens, .. } => {
+            write!(f, " stepped to {step} by batch {batch}, loss {}", Loss(*loss_micro, *tokens))
+        }
+        Event::HeldOut { step, loss_micro, tokens } => {
+            write!(f, " held-out loss {} at step {step}", Loss(*loss_micro, *tokens))
+        }
+        Event::Saved { step, root, bytes } => write!(f, " saved step {step}, root {root:.8}, {bytes} bytes"),
+        Event::StateReady { step, root } => write!(f, " state ready at step {step}, root {root:.8}"),
+        Event::TierMeasured { layer_us, tier } => write!(f, " tier {tier}, {layer_us} us a layer"),
+        Event::ModeChosen { mode, reason } => write!(f, " mode {mode}, {reason:?}"),
+        Event::JobFailed { job, fault, then } => write!(f, " {} failed: {fault}; then {then:?}", job_name(*job)),
+        Event::JobLate { job } => write!(f, " {} is late", job_name(*job)),
+        Event::PeerUp { node } => write!(f, " peer {node:.8} is up"),
+        Event::PeerDown { node } => write!(f, " peer {node:.8} is down"),
+        Event::StepLimit { step } => write!(f, " step limit {step} reached"),
+        Event::Stopped { step, saved: Some(saved) } => write!(f, " stopped at step {step}, saved {saved}"),
+        Event::Stopped { step, saved: None } => write!(f, " stopped at step {step}, nothing saved"),
+        other => write!(f, " {other:?}"),
+    }
+}
+
+fn job_name(job: JobKind) -> &'static str {
+    match job {
+        JobKind::Init => "init",
+        JobKind::Load => "load",
+        JobKind::Benchmark => "benchmark",
+        JobKind::Train => "train",
+        JobKind::Step => "step",
+        JobKind::Evaluate => "evaluate",
+        JobKind::Snapshot => "snapshot",
+    }
+}
+
+/// A place in a trace: after a step, or after the last step not later than a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// After so many steps; 0 is the start.
+    Step(u64),
+    Time(Time),
+}
+
+/// Text that is no [`At`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPlace;
+
+impl fmt::Display for NoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a place is a step such as 1200, or a time such as 3.5s")
+    }
+}
+
+impl std::error::Error for NoPlace {}
+
+impl std::str::FromStr for At {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let Some(seconds) = text.strip_suffix('s') else { return text.parse().map(Self::Step).map_err(|_| NoPlace) };
+        let (whole, rest) = seconds.split_once('.').unwrap_or((seconds, "0"));
+        let digits = rest.len();
+        if digits == 0 || digits > 3 || !rest.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Err(NoPlace);
+        }
+        let (whole, rest): (u64, u64) = (whole.parse().map_err(|_| NoPlace)?, rest.parse().map_err(|_| NoPlace)?);
+        let ms = rest * 10_u64.pow(3 - digits as u32);
+        whole
+            .checked_mul(1000)
+            .and_then(|whole| whole.checked_add(ms))
+            .map(|ms| Self::Time(Time::from_ms(ms)))
+            .ok_or(NoPlace)
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(step) => write!(f, "step {step}"),
+            Self::Time(time) => time.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neuroshard_proto::{JournalSeq, RequestId};
+
+    use super::*;
+    use crate::Detail;
+    use crate::testing::record;
+
+    #[test]
+    fn every_kind_of_input_is_in_the_list() {
+        // A new kind fails to compile here, and then must be added to the list.
+        let place = |input: &Input| match input {
+            Input::Tick => 0,
+            Input::Message(_) => 1,
+            Input::Persisted { .. } => 2,
+            Input::Computed { .. } => 3,
+            Input::Command(_) => 4,
+        };
+        let message = record(40, Detail::Inputs).1.into_iter().map(|logged| logged.input);
+        let others = [
+            Input::Tick,
+            Input::Persisted { upto: JournalSeq(1) },
+            Input::Computed { id: RequestId(1), result: Err(Fault::device("gone")) },
+            Input::Command(Command::Save),
+        ];
+        let all: Vec<Input> = message.chain(others).collect();
+        assert!(all.iter().all(|input| INPUT_KINDS[place(input)] == input.name()));
+        assert!((0..INPUT_KINDS.len()).all(|kind| all.iter().any(|input| place(input) == kind)));
+    }
+
+    #[test]
+    fn places_are_steps_or_seconds() {
+        let time = |ms| Ok(At::Time(Time::from_ms(ms)));
+        let cases = [
+            ("1200", Ok(At::Step(1200))),
+            ("3s", time(3000)),
+            ("3.5s", time(3500)),
+            ("0.007s", time(7)),
+            ("18446744073709551s", time(18_446_744_073_709_551_000)),
+            ("18446744073709552s", Err(NoPlace)),
+            ("3.s", Err(NoPlace)),
+            ("3.0001s", Err(NoPlace)),
+            ("3.+1s", Err(NoPlace)),
+            ("s", Err(NoPlace)),
+            ("-1", Err(NoPlace)),
+            ("", Err(NoPlace)),
+        ];
+        for (text, place) in cases {
+            assert_eq!(text.parse(), place, "{text:?}");
+        }
+    }
+}
