@@ -13,7 +13,7 @@
 
 mod scenario;
 
-use neuroshard_core::proto::{BatchOutcome, Commitment, Fault, Hash, Job, Mode, Step, Time, VoidReason};
+use neuroshard_core::proto::{BatchOutcome, Commitment, Fault, Hash, Job, Mode, Snapshot, Step, Time, VoidReason};
 use neuroshard_core::{
     Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Recovery, RestoreError, TimerKind,
 };
@@ -266,6 +266,28 @@ fn a_damaged_snapshot_falls_back_to_the_one_before() {
     again.fail(Fault::BlobMissing { hash: Hash::default() });
     assert!(matches!(again.events.last(), Some(Event::Stopped { .. })), "never silently from the start");
     assert!(again.jobs.is_empty());
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_restored_never_becomes_a_fact() {
+    for edit in [
+        |snapshot: &mut Snapshot| snapshot.layers = Vec::new().try_into().unwrap(),
+        |snapshot: &mut Snapshot| snapshot.step = Step(77),
+    ] {
+        let mut world = World::new(config());
+        world.train_to(100);
+        while !matches!(world.jobs.first(), Some((_, Job::Snapshot { .. }))) {
+            world.answer(20);
+        }
+        let (id, job) = world.jobs.remove(0);
+        let Commitment::Snapshot(mut snapshot) = world.honest(&job) else { panic!("a snapshot was asked for") };
+        edit(&mut snapshot);
+        world.input(Input::Computed { id, result: Ok(Commitment::Snapshot(snapshot)) });
+        let reloaded = |event: &Event| matches!(event, Event::JobFailed { job: JobKind::Snapshot, .. });
+        assert!(world.events.iter().any(reloaded));
+        let again = World::restart(config(), world.disk.clone(), world.now);
+        assert!(again.core.saved_states().is_empty());
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use neuroshard_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::agent::tier::answer_name;
+use crate::agent::answer::{answer_name, contradiction};
 use crate::config::Config;
 use crate::cx::Cx;
 use crate::io::{Command, Event, JobKind, Output, Recovery, TimerKind};
@@ -194,7 +194,10 @@ impl Solo {
         result: Result<Commitment, Fault>,
     ) {
         match result {
-            Ok(answer) => self.on_done(cx, sampler, id, job, &answer),
+            Ok(answer) => match contradiction(&answer, &cx.config.genesis.model, self.step, self.saved()) {
+                None => self.on_done(cx, sampler, id, job, &answer),
+                Some(fault) => self.on_fault(cx, job, &fault),
+            },
             Err(fault) => self.on_fault(cx, job, &fault),
         }
         self.advance(cx, sampler);

@@ -3,6 +3,7 @@
 use neuroshard_proto::{Commitment, Fault, Hash, Job, Stream, Tier};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::answer::answer_name;
 use crate::cx::{Cx, Local};
 use crate::io::{Event, JobKind, Recovery, TimerKind};
 
@@ -64,16 +65,4 @@ impl TierPart {
 fn fail(cx: &mut Cx<'_>, fault: Fault) {
     let at = cx.now.after_ms(cx.config.genesis.params.benchmark_period_ms);
     cx.event(Event::JobFailed { job: JobKind::Benchmark, fault, then: Recovery::Later { at } });
-}
-
-/// What an executor answered, for the report that it was not what was asked.
-pub(crate) const fn answer_name(answer: &Commitment) -> &'static str {
-    match answer {
-        Commitment::Ready { .. } => "the executor answered with a state",
-        Commitment::Benchmark { .. } => "the executor answered with a benchmark",
-        Commitment::Batch(_) => "the executor answered with a batch",
-        Commitment::Step { .. } => "the executor answered with a step",
-        Commitment::Evaluation { .. } => "the executor answered with an evaluation",
-        Commitment::Snapshot(_) => "the executor answered with a snapshot",
-    }
 }
