@@ -1,1 +1,4 @@
-//! neuroshard-host
+//! What every async host of NeuroShard shares.
+
+pub mod directory;
+pub mod files;
