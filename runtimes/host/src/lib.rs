@@ -3,3 +3,5 @@
 pub mod directory;
 pub mod files;
 pub mod keys;
+pub mod runtime;
+pub mod store;
