@@ -88,12 +88,17 @@ impl Store {
     /// # Errors
     /// If the database is damaged or the disk fails.
     pub fn open(paths: &Paths, opening: Opening, budget: u64) -> Result<Self, StoreError> {
+        Self::open_within(paths, opening, budget, MAP_BYTES)
+    }
+
+    /// Opens a store whose database takes at most `map` bytes.
+    fn open_within(paths: &Paths, opening: Opening, budget: u64, map: usize) -> Result<Self, StoreError> {
         let path = paths.database();
         if opening == Opening::Exclusive {
             // LMDB trusts its pages. What a failing disk did to them is found here, not by a crash later.
             integrity::check(&path.join("data.mdb"))?;
         }
-        let env = open_environment(&path, opening)?;
+        let env = open_environment(&path, opening, map)?;
         let (journal, index) = open_databases(&env, opening, &path)?;
         let store =
             Self { env, journal, index, files: BlobFiles::new(paths.blobs()), used: AtomicU64::new(0), budget, path };
@@ -124,6 +129,18 @@ impl Store {
             let put = self.journal.put(&mut transaction, &seq.0, &value);
             put.map_err(|e| self.fail(e, value.len() as u64))?;
         }
+        transaction.commit().map_err(|e| self.fail(e, 0))
+    }
+
+    /// Removes the journal's records before this one. The last record stays, so that the numbers go on.
+    ///
+    /// # Errors
+    /// If the disk is full or fails; nothing was removed then.
+    pub fn trim(&self, before: JournalSeq) -> Result<(), StoreError> {
+        let mut transaction = self.write()?;
+        let last = self.journal.last(&transaction).map_err(|e| self.fail(e, 0))?;
+        let end = last.map_or(0, |(last, _)| last.min(before.0));
+        self.journal.delete_range(&mut transaction, &(..end)).map_err(|e| self.fail(e, 0))?;
         transaction.commit().map_err(|e| self.fail(e, 0))
     }
 
@@ -343,8 +360,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn open_environment(path: &Path, opening: Opening) -> Result<Env<WithoutTls>, StoreError> {
-    let mut map = MAP_BYTES;
+fn open_environment(path: &Path, opening: Opening, mut map: usize) -> Result<Env<WithoutTls>, StoreError> {
     loop {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map).max_dbs(2);

@@ -26,6 +26,8 @@ pub enum StoreOrder {
     Persist { seq: JournalSeq, record: Vec<u8> },
     /// Remove a blob.
     Drop { hash: Hash },
+    /// Remove the journal's records before this one.
+    Trim { before: JournalSeq },
 }
 
 /// What became of the orders.
@@ -106,20 +108,24 @@ impl<R: FnMut(ScribeReport)> Writing<R> {
         }
     }
 
-    /// All records of a group become durable together; then the blobs that they made superfluous go.
+    /// All records of a group become durable together; then what they made superfluous goes.
     fn write(&mut self, group: &[StoreOrder]) -> Result<(), StoreError> {
-        let (mut records, mut dropped) = (Vec::new(), Vec::new());
+        let (mut records, mut dropped, mut trimmed) = (Vec::new(), Vec::new(), None);
         for order in group {
             match order {
                 StoreOrder::Persist { seq, record } => records.push((*seq, record.as_slice())),
                 StoreOrder::Drop { hash } => dropped.push(*hash),
+                StoreOrder::Trim { before } => trimmed = trimmed.max(Some(*before)),
             }
         }
         if let Some((upto, _)) = records.last() {
             self.patiently(|store| store.append(records.iter().copied()))?;
             (self.report)(ScribeReport::Persisted { upto: *upto });
         }
-        if dropped.is_empty() { Ok(()) } else { self.patiently(|store| store.remove(&dropped).map(|_| ())) }
+        if !dropped.is_empty() {
+            self.patiently(|store| store.remove(&dropped).map(|_| ()))?;
+        }
+        trimmed.map_or(Ok(()), |before| self.patiently(|store| store.trim(before)))
     }
 
     /// Does a piece of work, waiting out a full disk.

@@ -170,6 +170,22 @@ fn the_journal_keeps_its_records_in_order() {
 }
 
 #[test]
+fn a_trimmed_journal_goes_on_with_the_next_number() {
+    let scratch = Scratch::new();
+    {
+        let store = scratch.store();
+        append(&store, 0..10);
+        store.trim(JournalSeq(7)).unwrap();
+        assert_eq!(journal(&store).len(), 3);
+        store.trim(JournalSeq(99)).unwrap();
+        assert_eq!(journal(&store), [vec![9; 100]]);
+    }
+    let store = scratch.store();
+    append(&store, 10..11);
+    assert_eq!(journal(&store).len(), 2);
+}
+
+#[test]
 #[should_panic(expected = "journal record 3 after Some(2)")]
 fn a_gap_in_the_numbers_is_the_cores_mistake() {
     let scratch = Scratch::new();
@@ -257,8 +273,8 @@ fn a_flipped_bit_anywhere_is_an_error_or_harmless_but_never_a_crash() {
     let whole = fs::read(&path).unwrap();
     let mut refused = 0;
     // Every header and a sample of everything else.
-    let headers = (0..len / 4096).flat_map(|page| (0..24).map(move |byte| page * 4096 + byte)).step_by(5);
-    for offset in headers.chain((0..len).step_by(1543)) {
+    let headers = (0..len / 4096).flat_map(|page| (0..24).map(move |byte| page * 4096 + byte)).step_by(11);
+    for offset in headers.chain((0..len).step_by(4001)) {
         scratch.poke(offset, |byte| byte ^ (1 << (offset % 8)));
         match scratch.open() {
             Err(_) => refused += 1,
@@ -295,6 +311,7 @@ fn the_scribe_reports_each_record_once_it_is_durable() {
             scribe.order(StoreOrder::Persist { seq: JournalSeq(seq), record: vec![seq as u8; 100] }).await;
         }
         scribe.order(StoreOrder::Drop { hash: blob }).await;
+        scribe.order(StoreOrder::Trim { before: JournalSeq(40) }).await;
     });
     drop(scribe);
     let upto: Vec<u64> = reports
@@ -305,6 +322,51 @@ fn the_scribe_reports_each_record_once_it_is_durable() {
         })
         .collect();
     assert!(upto.is_sorted() && upto.last() == Some(&49), "{upto:?}");
-    assert_eq!(journal(&store).len(), 50);
+    assert_eq!(journal(&store), (40..50).map(|seq| vec![seq; 100]).collect::<Vec<_>>());
     assert!(!store.contains(&blob).unwrap());
+}
+
+#[test]
+fn a_full_disk_is_waited_out_and_loses_nothing() {
+    let scratch = Scratch::new();
+    // A map of 1 MiB stands for the disk.
+    let store = Arc::new(Store::open_within(scratch.paths(), Opening::Exclusive, u64::MAX, 1 << 20).unwrap());
+    let (sender, reports) = mpsc::channel();
+    let scribe = Scribe::start(Arc::clone(&store), move |report| sender.send(report).unwrap()).unwrap();
+    let record = |seq: u64| vec![seq as u8; 150_000];
+    let persist = |seq| StoreOrder::Persist { seq: JournalSeq(seq), record: record(seq) };
+    let mut upto = None;
+    let mut next = 0;
+    let error = loop {
+        futures_lite::future::block_on(scribe.order(persist(next)));
+        next += 1;
+        match reports.recv().unwrap() {
+            ScribeReport::Persisted { upto: seq } => upto = Some(seq.0),
+            ScribeReport::Waiting { error } => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(error.is_full() && upto == Some(next - 2), "{error}, {upto:?} of {next}");
+    assert_eq!(store.journal_len().unwrap(), next - 1);
+    // Somebody makes room; LMDB reuses what a transaction freed once another one has followed.
+    store.trim(JournalSeq(next - 3)).unwrap();
+    store.put(b"another transaction").unwrap();
+    assert!(matches!(reports.recv().unwrap(), ScribeReport::Recovered));
+    assert!(matches!(reports.recv().unwrap(), ScribeReport::Persisted { upto } if upto.0 == next - 1));
+    drop(scribe);
+    assert_eq!(journal(&store), [record(next - 3), record(next - 2), record(next - 1)]);
+}
+
+#[test]
+fn a_scribe_that_is_let_go_while_the_disk_is_full_says_that_it_failed() {
+    let scratch = Scratch::new();
+    let store = Arc::new(Store::open_within(scratch.paths(), Opening::Exclusive, u64::MAX, 1 << 20).unwrap());
+    let (sender, reports) = mpsc::channel();
+    let scribe = Scribe::start(Arc::clone(&store), move |report| sender.send(report).unwrap()).unwrap();
+    let record = vec![1; 2 << 20];
+    futures_lite::future::block_on(scribe.order(StoreOrder::Persist { seq: JournalSeq(0), record }));
+    assert!(matches!(reports.recv().unwrap(), ScribeReport::Waiting { .. }));
+    drop(scribe);
+    assert!(matches!(reports.recv().unwrap(), ScribeReport::Failed { error } if error.is_full()));
+    assert_eq!(store.journal_len().unwrap(), 0);
 }
