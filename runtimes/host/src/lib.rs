@@ -1,8 +1,14 @@
 //! What every async host of NeuroShard shares.
 
+pub mod clock;
 pub mod data;
 pub mod directory;
 pub mod files;
 pub mod keys;
+pub mod metrics;
+pub mod network;
+pub mod node;
 pub mod runtime;
+pub mod status;
 pub mod store;
+pub mod worker;

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use heed::byteorder::BigEndian;
@@ -402,13 +403,16 @@ fn open_databases(env: &Env<WithoutTls>, opening: Opening, path: &Path) -> Resul
 }
 
 /// The store as an executor sees it.
-impl Blobs for &Store {
+#[derive(Clone, Debug)]
+pub struct StoreBlobs(pub Arc<Store>);
+
+impl Blobs for StoreBlobs {
     fn get(&mut self, hash: &Hash) -> Result<Vec<u8>, Fault> {
-        Store::get(self, hash).map_err(Fault::from)
+        self.0.get(hash).map_err(Fault::from)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<Hash, Fault> {
-        Store::put(self, bytes).map_err(Fault::from)
+        self.0.put(bytes).map_err(Fault::from)
     }
 }
 

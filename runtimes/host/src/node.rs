@@ -1,0 +1,432 @@
+//! The node's loop: one task owns the core. Answers, reports, commands and the clock go in; what the core asks for is done
+//! in order.
+//!
+//! The loop itself never waits for a disk or a device. Jobs go to the [`Worker`], records to the [`Scribe`]; both answer
+//! through the same inbox as the operator's commands.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_lite::future;
+use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output};
+use neuroshard_proto::{Step, Time};
+use neuroshard_shaders::engine::Engine;
+
+use crate::clock::Clock;
+use crate::metrics::{Metrics, Queues};
+use crate::runtime::Runtime;
+use crate::status::{Follower, Status};
+use crate::store::{Scribe, ScribeReport, Store, StoreBlobs, StoreError, StoreOrder};
+use crate::worker::{Answer, EngineFactory, Worker};
+
+/// Messages that wait for the loop at most.
+const INBOX_MAX: usize = 256;
+/// Reports that wait for a slow reader; then the oldest are lost, and counted.
+const REPORTS_MAX: usize = 4096;
+/// How long a stop waits for a disk that is full.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Something that takes the core's steps in the loop's stead: a recorder.
+pub trait Tap: Send {
+    /// Takes a step of the core.
+    ///
+    /// # Errors
+    /// Those of [`Core::step`], and no others.
+    fn step(&mut self, core: &mut Core, now: Time, input: Input, out: &mut Outbox) -> Result<(), Misuse>;
+
+    /// When [`Self::flush`] should be called even if nothing happens before.
+    fn flush_due(&self) -> Option<Time>;
+
+    /// Writes what has gathered.
+    fn flush(&mut self);
+
+    /// Why the recording ended early; answers once.
+    fn trouble(&mut self) -> Option<String>;
+
+    /// The node ends: nothing more will come.
+    fn finish(&mut self);
+}
+
+/// What the loop tells whoever watches.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// The core told something.
+    Event { at: Time, event: Event },
+    /// The journal waits for room on the disk.
+    StoreWaits { why: String },
+    /// There is room again.
+    StoreRecovered,
+    /// The recording of the trace ended early.
+    RecordingEnded { why: String },
+    /// So many reports before this one were lost, because their reader was too slow.
+    Lost { reports: u64 },
+}
+
+/// How a node's work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Steps the model had taken.
+    pub step: Step,
+    /// The last durable step.
+    pub saved: Option<Step>,
+    /// Why it ended, unless it was asked to.
+    pub cause: Cause,
+}
+
+/// Why a node's work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It was asked to, or reached its step limit.
+    Done,
+    /// A job failed for good; a report said which.
+    Failed,
+    /// The model lost its way.
+    Diverged,
+}
+
+/// Why a node could not go on.
+#[derive(Debug)]
+pub enum NodeError {
+    /// The store failed; `saved` is the last durable step.
+    Store { error: StoreError, saved: Option<Step> },
+    /// The operator wants to stop, and the disk has no room to save.
+    CannotSave { why: String, saved: Option<Step> },
+    /// The loop broke the core's contract.
+    Misuse(Misuse),
+    /// The system gives no threads.
+    Thread(std::io::Error),
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let saved = |saved: &Option<Step>| match saved {
+            Some(step) => format!("Step {step} is the last one that is safe."),
+            None => "Nothing was saved yet.".to_owned(),
+        };
+        match self {
+            Self::Store { error, saved: step } => write!(f, "the journal cannot be written: {error}. {}", saved(step)),
+            Self::CannotSave { why, saved: step } => write!(f, "could not save: {why}. {}", saved(step)),
+            Self::Misuse(misuse) => write!(f, "this program broke its own rule, please report it: {misuse}"),
+            Self::Thread(error) => write!(f, "the system gives no more threads: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for NodeError {}
+
+/// What a loop starts with.
+#[allow(missing_debug_implementations, reason = "engines and taps have none")]
+pub struct Setup {
+    pub core: Core,
+    pub clock: Clock,
+    pub store: Arc<Store>,
+    pub engine: Box<dyn Engine>,
+    /// Makes the next engine if this one breaks.
+    pub factory: EngineFactory,
+    pub tap: Option<Box<dyn Tap>>,
+    pub follower: Follower,
+}
+
+/// What display and API read while the node runs.
+#[derive(Debug)]
+pub struct Live {
+    pub metrics: Metrics,
+    clock: Clock,
+    store: Arc<Store>,
+    follower: Mutex<Follower>,
+}
+
+impl Live {
+    /// A copy of how things stand.
+    pub fn snapshot(&self) -> Follower {
+        let mut follower = self.follower().clone();
+        follower.status.uptime_ms = Some(u64::try_from(self.clock.uptime().as_millis()).unwrap_or(u64::MAX));
+        follower.status.store_bytes = self.store.bytes_used();
+        follower
+    }
+
+    /// The status alone.
+    pub fn status(&self) -> Status {
+        self.snapshot().status
+    }
+
+    /// The network's time.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn follower(&self) -> std::sync::MutexGuard<'_, Follower> {
+        self.follower.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A way to speak to a running loop.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inbox: async_channel::Sender<Incoming>,
+    pub live: Arc<Live>,
+}
+
+impl Handle {
+    /// Gives the operator's command; false if the loop has ended or is too busy to hear it.
+    pub fn command(&self, command: Command) -> bool {
+        self.inbox.try_send(Incoming::Command(command)).is_ok()
+    }
+}
+
+#[derive(Debug)]
+enum Incoming {
+    Answer(Answer),
+    Scribe(ScribeReport),
+    Command(Command),
+}
+
+/// A node that is about to run.
+pub struct Node {
+    core: Core,
+    outbox: Outbox,
+    tap: Option<Box<dyn Tap>>,
+    worker: Worker,
+    scribe: Scribe,
+    inbox: async_channel::Receiver<Incoming>,
+    live: Arc<Live>,
+    reports: Reports,
+    saved: Option<Step>,
+    cause: Cause,
+    ended: Option<Ended>,
+    /// Why the journal waits, while it does.
+    waiting: Option<String>,
+    stop_asked: Option<Instant>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("core", &self.core).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Starts the node's threads. Nothing happens before [`Self::run`].
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn new(setup: Setup) -> Result<(Self, Handle, async_channel::Receiver<Report>), NodeError> {
+        let Setup { core, clock, store, engine, factory, tap, follower } = setup;
+        let (sender, inbox) = async_channel::bounded(INBOX_MAX);
+        let (answers, scribe_reports) = (sender.clone(), sender.clone());
+        let blobs = StoreBlobs(Arc::clone(&store));
+        // A loop that has ended reads no answers.
+        let on_answer = move |answer| drop(answers.send_blocking(Incoming::Answer(answer)));
+        let worker = Worker::start(engine, factory, blobs, on_answer).map_err(NodeError::Thread)?;
+        let on_report = move |report| drop(scribe_reports.send_blocking(Incoming::Scribe(report)));
+        let scribe = Scribe::start(Arc::clone(&store), on_report).map_err(NodeError::Thread)?;
+        let (reports, receiver) = Reports::new();
+        let live = Arc::new(Live { metrics: Metrics::default(), clock, store, follower: Mutex::new(follower) });
+        let saved = core.saved_states().last().map(|state| state.snapshot.step);
+        let node = Self {
+            core,
+            outbox: Outbox::default(),
+            tap,
+            worker,
+            scribe,
+            inbox,
+            live: Arc::clone(&live),
+            reports,
+            saved,
+            cause: Cause::Done,
+            ended: None,
+            waiting: None,
+            stop_asked: None,
+        };
+        Ok((node, Handle { inbox: sender, live }, receiver))
+    }
+
+    /// Runs until the core stops: on command, at the step limit, or because it cannot go on.
+    ///
+    /// # Errors
+    /// If the store fails. What was durable before stays so.
+    pub async fn run(mut self, runtime: &impl Runtime) -> Result<Ended, NodeError> {
+        self.live.follower().status.running = true;
+        let ended = self.work(runtime).await;
+        self.live.follower().status.running = false;
+        if let Some(mut tap) = self.tap.take() {
+            tap.finish();
+            if let Some(why) = tap.trouble() {
+                self.reports.send(Report::RecordingEnded { why });
+            }
+        }
+        ended
+    }
+
+    async fn work(&mut self, runtime: &impl Runtime) -> Result<Ended, NodeError> {
+        loop {
+            if let Some(input) = self.next_input(runtime).await? {
+                self.step(input).await?;
+            }
+            if let Some(ended) = self.ended {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Waits for whatever comes first; `None` if it is nothing for the core.
+    async fn next_input(&mut self, runtime: &impl Runtime) -> Result<Option<Input>, NodeError> {
+        let now = self.live.now();
+        let tick = self.core.next_deadline().map(|(at, _)| at);
+        if tick.is_some_and(|at| at <= now) {
+            return Ok(Some(Input::Tick));
+        }
+        let flush = self.tap.as_ref().and_then(|tap| tap.flush_due());
+        let patience = self.patience_ends().map(|left| now.after_ms(left.as_millis() as u64));
+        let wake = [tick, flush, patience].into_iter().flatten().min();
+        let incoming = match (self.inbox.try_recv(), wake) {
+            (Ok(incoming), _) => Some(incoming),
+            (Err(_), None) => self.inbox.recv().await.ok(),
+            (Err(_), Some(wake)) => {
+                let sleep = async {
+                    runtime.sleep(self.live.clock.until(wake)).await;
+                    None
+                };
+                future::or(async { self.inbox.recv().await.ok() }, sleep).await
+            }
+        };
+        match incoming {
+            Some(incoming) => self.on_incoming(incoming),
+            None => self.on_woken(),
+        }
+    }
+
+    fn on_incoming(&mut self, incoming: Incoming) -> Result<Option<Input>, NodeError> {
+        match incoming {
+            Incoming::Answer(Answer { id, job, result, took }) => {
+                self.live.metrics.on_answer(job, result.is_ok(), took);
+                Ok(Some(Input::Computed { id, result }))
+            }
+            Incoming::Command(command) => {
+                if command == Command::Stop {
+                    self.stop_asked.get_or_insert_with(Instant::now);
+                }
+                Ok(Some(Input::Command(command)))
+            }
+            Incoming::Scribe(ScribeReport::Persisted { upto }) => Ok(Some(Input::Persisted { upto })),
+            Incoming::Scribe(ScribeReport::Waiting { error }) => {
+                let why = error.to_string();
+                self.live.follower().status.trouble = Some(why.clone());
+                self.waiting = Some(why.clone());
+                self.reports.send(Report::StoreWaits { why });
+                Ok(None)
+            }
+            Incoming::Scribe(ScribeReport::Recovered) => {
+                self.waiting = None;
+                self.live.follower().status.trouble = None;
+                self.reports.send(Report::StoreRecovered);
+                Ok(None)
+            }
+            Incoming::Scribe(ScribeReport::Failed { error }) => Err(NodeError::Store { error, saved: self.saved }),
+        }
+    }
+
+    /// The clock reached something that is not the core's, or nothing yet.
+    fn on_woken(&mut self) -> Result<Option<Input>, NodeError> {
+        if let Some(tap) = self.tap.as_mut()
+            && tap.flush_due().is_some_and(|due| due <= self.live.now())
+        {
+            tap.flush();
+        }
+        if self.patience_ends() == Some(Duration::ZERO)
+            && let Some(why) = self.waiting.take()
+        {
+            return Err(NodeError::CannotSave { why, saved: self.saved });
+        }
+        Ok(None)
+    }
+
+    /// How long a stop still waits for a full disk, while it does.
+    fn patience_ends(&self) -> Option<Duration> {
+        let asked = self.stop_asked.filter(|_| self.waiting.is_some())?;
+        Some(STOP_PATIENCE.saturating_sub(asked.elapsed()))
+    }
+
+    /// One step of the core, and what it asks for.
+    async fn step(&mut self, input: Input) -> Result<(), NodeError> {
+        let (now, name, started) = (self.live.now(), input.name(), Instant::now());
+        let stepped = match self.tap.as_mut() {
+            Some(tap) => tap.step(&mut self.core, now, input, &mut self.outbox),
+            None => self.core.step(now, input, &mut self.outbox),
+        };
+        stepped.map_err(NodeError::Misuse)?;
+        self.live.metrics.on_step(name, self.outbox.iter().map(Output::name), started.elapsed());
+        if let Some(why) = self.tap.as_mut().and_then(|tap| tap.trouble()) {
+            self.reports.send(Report::RecordingEnded { why });
+        }
+        while let Some(output) = self.outbox.pop() {
+            self.perform(now, output).await;
+        }
+        let (jobs, store) = (self.worker.waiting(), self.scribe.waiting());
+        self.live.metrics.on_queues(Queues { inbox: self.inbox.len(), jobs, store });
+        Ok(())
+    }
+
+    async fn perform(&mut self, now: Time, output: Output) {
+        match output {
+            Output::Persist { seq, record } => {
+                self.scribe.order(StoreOrder::Persist { seq, record: record.into_vec() }).await;
+            }
+            Output::Trim { before } => self.scribe.order(StoreOrder::Trim { before }).await,
+            Output::Drop { hash } => self.scribe.order(StoreOrder::Drop { hash }).await,
+            Output::Compute { id, job, .. } => self.worker.order(id, job).await,
+            Output::Cancel { id } => self.worker.cancel(id),
+            Output::Event(event) => self.on_event(now, event),
+        }
+    }
+
+    fn on_event(&mut self, now: Time, event: Event) {
+        {
+            let mut follower = self.live.follower();
+            follower.on_event(now, &event);
+            self.live.metrics.on_event(&event, &follower, self.live.store.bytes_used());
+        }
+        match &event {
+            Event::Saved { step, .. } => self.saved = Some(*step),
+            Event::JobFailed { then: neuroshard_core::Recovery::Stop, .. } => self.cause = Cause::Failed,
+            Event::Diverged { .. } => self.cause = Cause::Diverged,
+            Event::Stopped { step, saved } => {
+                self.ended = Some(Ended { step: *step, saved: *saved, cause: self.cause });
+            }
+            _ => {}
+        }
+        self.reports.send(Report::Event { at: now, event });
+    }
+}
+
+/// The way to whoever watches. It never holds up the node: a reader that falls behind loses the oldest reports and is told
+/// how many.
+#[derive(Debug)]
+struct Reports {
+    sender: async_channel::Sender<Report>,
+    lost: u64,
+}
+
+impl Reports {
+    fn new() -> (Self, async_channel::Receiver<Report>) {
+        let (sender, receiver) = async_channel::bounded(REPORTS_MAX);
+        (Self { sender, lost: 0 }, receiver)
+    }
+
+    fn send(&mut self, report: Report) {
+        if self.lost > 0 && !self.sender.is_full() {
+            let lost = std::mem::take(&mut self.lost);
+            self.push(Report::Lost { reports: lost });
+        }
+        self.push(report);
+    }
+
+    fn push(&mut self, report: Report) {
+        match self.sender.force_send(report) {
+            Ok(Some(Report::Lost { reports })) => self.lost += reports,
+            Ok(Some(_)) => self.lost += 1,
+            Ok(None) | Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What a node tells its operator: one value, kept up to date by the node's loop, read by display and API.
+
+use std::collections::VecDeque;
+
+use neuroshard_core::{Event, ModeReason, SavedState};
+use neuroshard_proto::{Manifest, Time, WIRE_VERSION};
+use serde::{Deserialize, Serialize};
+
+use crate::network::Network;
+
+/// Steps whose speed is averaged.
+const SPEED_STEPS_MAX: usize = 64;
+/// Time over which speed is averaged.
+const SPEED_MS: u64 = 10_000;
+/// Losses kept for the display.
+pub const LOSSES_MAX: usize = 512;
+
+/// A node at one moment. Times are milliseconds; losses are nats per token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub wire_version: u16,
+    /// Whether a process works on this data directory now.
+    pub running: bool,
+    /// That process.
+    pub process: Option<u32>,
+    pub data_dir: String,
+    /// The network's id and this node's, in hexadecimal.
+    pub network: String,
+    pub node: String,
+    /// The preset, or `custom`.
+    pub preset: String,
+    pub parameters: u64,
+    /// What the network's data was packed from.
+    pub data: String,
+    pub text_bytes: u64,
+    /// Optimizer steps since genesis.
+    pub step: u64,
+    /// Where the operator wants to stop.
+    pub steps_limit: Option<u64>,
+    /// Tokens trained on since genesis.
+    pub tokens: u64,
+    /// Time spent training since genesis.
+    pub trained_ms: u64,
+    pub tokens_per_s: Option<f64>,
+    /// The loss of the last batch, before its step.
+    pub loss: Option<Loss>,
+    /// The loss on data that is never trained on, and after which step.
+    pub held_out: Option<Loss>,
+    pub tier: Option<String>,
+    /// What the tier follows from.
+    pub layer_us: Option<u64>,
+    pub mode: Option<String>,
+    pub mode_reason: Option<String>,
+    /// What computes, and why it was chosen.
+    pub adapter: Option<String>,
+    pub adapter_reason: Option<String>,
+    /// The last durable state.
+    pub saved: Option<Saved>,
+    /// The root of the state that the executor took up at the start.
+    pub started_from: Option<StateRoot>,
+    /// Batches that were skipped because a value left its range.
+    pub voids: u64,
+    /// Bytes of all blobs in the store.
+    pub store_bytes: u64,
+    pub uptime_ms: Option<u64>,
+    /// The last thing that went wrong, in words.
+    pub trouble: Option<String>,
+}
+
+/// A loss in the two units people use.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    pub step: u64,
+    /// Nats per token.
+    pub nats: f64,
+    pub bits_per_byte: f64,
+}
+
+/// A durable state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    pub step: u64,
+    /// Root over the tiles of all weights and moments: equal roots, equal models to the last bit.
+    pub root: String,
+    pub bytes: u64,
+    /// When it became durable, by the network's time.
+    pub at_ms: Option<u64>,
+}
+
+/// A state by its root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRoot {
+    pub step: u64,
+    pub root: String,
+}
+
+/// Turns the core's integer losses into numbers for people.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScale {
+    tokens_per_byte: f64,
+}
+
+impl LossScale {
+    pub fn new(manifest: &Manifest) -> Self {
+        Self { tokens_per_byte: manifest.tokens() as f64 / manifest.text_bytes.max(1) as f64 }
+    }
+
+    /// The mean loss of `tokens` tokens whose losses sum to `loss_micro` micro-nats.
+    pub fn loss(&self, step: u64, loss_micro: i64, tokens: u64) -> Loss {
+        let nats = loss_micro as f64 / 1e6 / tokens.max(1) as f64;
+        Loss { step, nats, bits_per_byte: nats * self.tokens_per_byte / std::f64::consts::LN_2 }
+    }
+}
+
+impl Status {
+    /// A node that has not started yet, or does not run.
+    pub fn new(network: &Network, node: String, data_dir: String) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            wire_version: WIRE_VERSION,
+            running: false,
+            process: None,
+            data_dir,
+            network: network.genesis.network().to_string(),
+            node,
+            preset: network.model_name().to_owned(),
+            parameters: network.genesis.model.parameters(),
+            data: network.source.to_string(),
+            text_bytes: network.manifest.text_bytes,
+            step: 0,
+            steps_limit: None,
+            tokens: 0,
+            trained_ms: 0,
+            tokens_per_s: None,
+            loss: None,
+            held_out: None,
+            tier: None,
+            layer_us: None,
+            mode: None,
+            mode_reason: None,
+            adapter: None,
+            adapter_reason: None,
+            saved: None,
+            started_from: None,
+            voids: 0,
+            store_bytes: 0,
+            uptime_ms: None,
+            trouble: None,
+        }
+    }
+
+    /// Notes the newest durable state, as the journal has it.
+    pub fn on_restored(&mut self, newest: Option<&SavedState>) {
+        let Some(SavedState { snapshot, progress }) = newest else { return };
+        self.step = snapshot.step.0;
+        self.tokens = progress.tokens;
+        self.trained_ms = progress.trained_ms;
+        self.voids = progress.voids;
+        self.saved =
+            Some(Saved { step: snapshot.step.0, root: snapshot.root.to_string(), bytes: snapshot.bytes, at_ms: None });
+    }
+}
+
+/// A status that follows a running node.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    pub status: Status,
+    scale: LossScale,
+    speed: VecDeque<(Time, u64)>,
+    /// The latest losses in nats, the newest last: one a step.
+    pub losses: VecDeque<f64>,
+}
+
+impl Follower {
+    pub fn new(status: Status, scale: LossScale) -> Self {
+        Self { status, scale, speed: VecDeque::new(), losses: VecDeque::new() }
+    }
+
+    /// The loss in an event, if it has one.
+    pub fn loss_of(&self, event: &Event) -> Option<Loss> {
+        match event {
+            Event::Stepped { step, loss_micro, tokens, .. } | Event::HeldOut { step, loss_micro, tokens } => {
+                Some(self.scale.loss(step.0, *loss_micro, *tokens))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes note of what the core tells.
+    pub fn on_event(&mut self, now: Time, event: &Event) {
+        let loss = self.loss_of(event);
+        let status = &mut self.status;
+        match event {
+            Event::TierMeasured { layer_us, tier } => {
+                status.tier = Some(tier.to_string());
+                status.layer_us = Some(*layer_us);
+            }
+            Event::ModeChosen { mode, reason } => {
+                status.mode = Some(mode.to_string());
+                status.mode_reason = Some(reason_text(reason));
+            }
+            Event::StateReady { step, root } => {
+                status.step = step.0;
+                status.started_from = Some(StateRoot { step: step.0, root: root.to_string() });
+                self.speed.clear();
+            }
+            Event::Stepped { step, tokens, .. } => {
+                status.step = step.0;
+                status.tokens = status.tokens.saturating_add(*tokens);
+                status.loss = loss;
+                self.on_tokens(now, *tokens);
+                if let Some(loss) = loss {
+                    self.losses.push_back(loss.nats);
+                    while self.losses.len() > LOSSES_MAX {
+                        self.losses.pop_front();
+                    }
+                }
+            }
+            Event::BatchVoid { voids, .. } => status.voids = *voids,
+            Event::HeldOut { .. } => status.held_out = loss,
+            Event::Saved { step, root, bytes } => {
+                status.saved =
+                    Some(Saved { step: step.0, root: root.to_string(), bytes: *bytes, at_ms: Some(now.as_ms()) });
+            }
+            Event::JobFailed { fault, .. } => status.trouble = Some(fault.to_string()),
+            _ => {}
+        }
+    }
+
+    fn on_tokens(&mut self, now: Time, tokens: u64) {
+        self.speed.push_back((now, tokens));
+        while self.speed.len() > SPEED_STEPS_MAX
+            || (self.speed.len() > 2 && self.speed.front().is_some_and(|(at, _)| now.ms_since(*at) > SPEED_MS))
+        {
+            self.speed.pop_front();
+        }
+        // The first entry only marks where counting starts.
+        let Some((first, _)) = self.speed.front() else { return };
+        let counted: u64 = self.speed.iter().skip(1).map(|(_, tokens)| tokens).sum();
+        let ms = now.ms_since(*first);
+        if ms > 0 {
+            self.status.tokens_per_s = Some(counted as f64 * 1000.0 / ms as f64);
+        }
+    }
+}
+
+/// A reason in words.
+pub fn reason_text(reason: &ModeReason) -> String {
+    match reason {
+        ModeReason::Alone => "the only node of its network".to_owned(),
+        ModeReason::Operator => "the operator's choice".to_owned(),
+        ModeReason::NoTier => "the self-benchmark failed".to_owned(),
+        ModeReason::SlowTier => "the slowest tier trains offline".to_owned(),
+        ModeReason::HoldsLayers => "it holds layers and nothing else has need of it".to_owned(),
+        ModeReason::TooLittleMemory { needed, allowed } => format!(
+            "the model needs {}, {} are allowed (80 % of --memory)",
+            crate::store::ByteCount(*needed),
+            crate::store::ByteCount(*allowed)
+        ),
+    }
+}

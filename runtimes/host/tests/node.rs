@@ -1,0 +1,286 @@
+//! A node from its founding to its second life, with every real part: directory, keys, store, worker, core.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use neuroshard_core::{Command, Config, Core, Event, Input, Misuse, Operator, Outbox};
+use neuroshard_host::clock::Clock;
+use neuroshard_host::data::Embedded;
+use neuroshard_host::directory::DataDirectory;
+use neuroshard_host::keys::Keys;
+use neuroshard_host::network::{Expected, Founding, Network, NetworkError, Source};
+use neuroshard_host::node::{Cause, Ended, Node, Report, Setup, Tap};
+use neuroshard_host::runtime::Runtime;
+use neuroshard_host::status::{Follower, LossScale, Status};
+use neuroshard_host::store::{Opening, Store};
+use neuroshard_host::worker::EngineFactory;
+use neuroshard_proto::{Hash, ModelSpec, Params, Preset, Step, Time, TrainSpec};
+use neuroshard_shaders::engine::Engine;
+use neuroshard_shaders::reference::Reference;
+
+/// The smallest runtime: this thread, and one thread for each task.
+#[derive(Clone)]
+struct Threads;
+
+impl Runtime for Threads {
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        async_io::block_on(future)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        std::thread::spawn(|| async_io::block_on(task));
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        async_io::Timer::after(duration).await;
+    }
+}
+
+fn toy() -> (ModelSpec, TrainSpec) {
+    let (model, training) = Preset::Nano.specs();
+    (
+        ModelSpec { layers: 1, hidden: 16, heads: 2, kv_heads: 1, ffn: 16, context: 16, ..model },
+        TrainSpec { batch: 2, sequence: 16, ..training },
+    )
+}
+
+fn text() -> Vec<u8> {
+    (0..20_000_u32).map(|i| b'a' + (i * i % 23) as u8).collect()
+}
+
+fn source(text: &[u8]) -> Source<'_> {
+    Source::Book(Embedded(vec![("text", text)]))
+}
+
+/// Everything of a node that outlives its process.
+struct Home {
+    directory: DataDirectory,
+    keys: Keys,
+    store: Arc<Store>,
+    network: Network,
+}
+
+impl Home {
+    fn open(root: &Path) -> Self {
+        let directory = DataDirectory::open(root).unwrap();
+        let keys = Keys::open_or_create(&directory.paths().keys()).unwrap();
+        let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, u64::MAX).unwrap());
+        let network = Network::read(directory.paths()).unwrap().unwrap_or_else(|| {
+            let (model, training) = toy();
+            let text = text();
+            let (seed, founder) = (Hash::of_blob(b"seed"), keys.node_id());
+            let founding = Founding { model, training, params: Params::DEFAULT, seed, source: source(&text), founder };
+            Network::found(directory.paths(), &store, &founding, &mut |_, _| {}).unwrap().0
+        });
+        Self { directory, keys, store, network }
+    }
+
+    fn core(&self, change: impl FnOnce(&mut Operator)) -> Core {
+        let mut operator = Operator::new(1 << 30, 1 << 30);
+        change(&mut operator);
+        let Network { genesis, manifest, .. } = self.network.clone();
+        let config = Config { genesis, manifest, node: self.keys.node_id(), operator };
+        let mut journal = Vec::new();
+        let collect = |_, record: &[u8]| {
+            journal.push(record.to_vec());
+            std::ops::ControlFlow::Continue(())
+        };
+        self.store.records(collect).unwrap();
+        Core::restore(config, Hash::default(), journal).unwrap()
+    }
+
+    fn node(&self, core: Core, tap: Option<Box<dyn Tap>>) -> (Node, neuroshard_host::node::Handle, Reports) {
+        let factory: EngineFactory = Box::new(|| Ok(Box::new(Reference::<false>::default()) as Box<dyn Engine>));
+        let status = Status::new(&self.network, self.keys.node_id().to_string(), String::new());
+        let setup = Setup {
+            core,
+            clock: Clock::start(self.network.genesis.created_unix_ms),
+            store: Arc::clone(&self.store),
+            engine: Box::new(Reference::<false>::default()),
+            factory,
+            tap,
+            follower: Follower::new(status, LossScale::new(&self.network.manifest)),
+        };
+        Node::new(setup).unwrap()
+    }
+}
+
+type Reports = async_channel::Receiver<Report>;
+
+fn events(reports: &Reports) -> Vec<Event> {
+    let reports = std::iter::from_fn(|| reports.try_recv().ok());
+    let events = reports.filter_map(|report| if let Report::Event { event, .. } = report { Some(event) } else { None });
+    events.collect()
+}
+
+/// Runs a life of so many steps since genesis; answers with its end and the root it saved.
+fn live(root: &Path, steps: u64) -> (Ended, Hash, Vec<Event>) {
+    let home = Home::open(root);
+    let (node, _handle, reports) = home.node(home.core(|operator| operator.steps = Some(steps)), None);
+    let ended = Threads.block_on(node.run(&Threads)).unwrap();
+    let events = events(&reports);
+    let saved = events.iter().rev().find_map(|event| match event {
+        Event::Saved { root, .. } => Some(*root),
+        _ => None,
+    });
+    (ended, saved.expect("a life saves before it ends"), events)
+}
+
+#[test]
+fn two_lives_of_three_steps_are_one_of_six() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (ended, first, events) = live(dir.path(), 3);
+    assert_eq!(ended, Ended { step: Step(3), saved: Some(Step(3)), cause: Cause::Done });
+    assert!(events.iter().any(|event| matches!(event, Event::HeldOut { step: Step(3), .. })));
+    let (ended, six, events) = live(dir.path(), 6);
+    assert_eq!(ended.step, Step(6));
+    let from = events.iter().find_map(|event| match event {
+        Event::StateReady { step, root } => Some((*step, *root)),
+        _ => None,
+    });
+    assert_eq!(from, Some((Step(3), first)));
+    assert_eq!(live(other.path(), 6).1, six);
+    assert_ne!(first, six);
+}
+
+#[test]
+fn a_command_to_stop_saves_what_was_learned() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path());
+    let (node, handle, reports) = home.node(home.core(|_| {}), None);
+    let watch = std::thread::spawn(move || {
+        while let Ok(report) = reports.recv_blocking() {
+            if matches!(report, Report::Event { event: Event::Stepped { step: Step(2), .. }, .. }) {
+                assert!(handle.command(Command::Stop));
+            }
+        }
+    });
+    let ended = Threads.block_on(node.run(&Threads)).unwrap();
+    watch.join().unwrap();
+    assert!(ended.step >= Step(2) && ended.saved == Some(ended.step), "{ended:?}");
+    let saved = home.core(|_| {}).saved_states().last().map(|state| state.snapshot.step);
+    assert_eq!(saved, Some(ended.step));
+}
+
+#[test]
+fn old_snapshots_are_collected_and_what_is_named_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path());
+    let shards = home.store.bytes_used();
+    let core = home.core(|operator| {
+        operator.steps = Some(8);
+        operator.snapshot_every_steps = 1;
+        operator.snapshot_share = neuroshard_proto::Ratio::ONE;
+    });
+    let (node, _handle, reports) = home.node(core, None);
+    Threads.block_on(node.run(&Threads)).unwrap();
+    let saves: Vec<u64> = events(&reports)
+        .iter()
+        .filter_map(|event| if let Event::Saved { bytes, .. } = event { Some(*bytes) } else { None })
+        .collect();
+    assert!(saves.len() > 2, "{saves:?}");
+    let core = home.core(|_| {});
+    assert_eq!(home.store.bytes_used(), shards + 2 * saves[0]);
+    assert_eq!(home.store.journal_len().unwrap(), 1);
+    for hash in core.pinned() {
+        assert!(home.store.get(&hash).is_ok());
+    }
+    // A start collects nothing that is needed.
+    let mut named = core.pinned();
+    named.extend(home.network.manifest.shards.iter().map(|shard| shard.hash));
+    assert_eq!(home.store.collect(&named).unwrap().blobs, 0);
+}
+
+#[derive(Clone, Default)]
+struct Counting(Arc<Mutex<(Vec<&'static str>, bool)>>);
+
+impl Tap for Counting {
+    fn step(&mut self, core: &mut Core, now: Time, input: Input, out: &mut Outbox) -> Result<(), Misuse> {
+        self.0.lock().unwrap().0.push(input.name());
+        core.step(now, input, out)
+    }
+
+    fn flush_due(&self) -> Option<Time> {
+        None
+    }
+
+    fn flush(&mut self) {}
+
+    fn trouble(&mut self) -> Option<String> {
+        None
+    }
+
+    fn finish(&mut self) {
+        self.0.lock().unwrap().1 = true;
+    }
+}
+
+#[test]
+fn a_tap_sees_every_input_and_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path());
+    let tap = Counting::default();
+    let (node, handle, _reports) =
+        home.node(home.core(|operator| operator.steps = Some(2)), Some(Box::new(tap.clone())));
+    Threads.block_on(node.run(&Threads)).unwrap();
+    let (inputs, finished) = &*tap.0.lock().unwrap();
+    assert!(*finished);
+    let count = |name| inputs.iter().filter(|input| **input == name).count();
+    // Benchmark, first weights, two batches, two steps, evaluation, snapshot.
+    assert!(count("computed") >= 8 && count("persisted") >= 1 && count("tick") >= 1, "{inputs:?}");
+    let metrics = handle.live.metrics.text();
+    assert!(metrics.contains(&format!("neuroshard_core_inputs_total{{kind=\"computed\"}} {}", count("computed"))));
+    assert!(metrics.contains("neuroshard_steps_total 2\n"), "{metrics}");
+}
+
+#[test]
+fn the_status_follows_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path());
+    let (node, handle, _reports) = home.node(home.core(|operator| operator.steps = Some(3)), None);
+    Threads.block_on(node.run(&Threads)).unwrap();
+    let status = handle.live.status();
+    assert_eq!((status.step, status.tokens), (3, 3 * 32));
+    let loss = status.loss.unwrap();
+    assert!((loss.nats - 266_f64.ln()).abs() < 0.2, "{loss:?}");
+    assert!((loss.bits_per_byte / loss.nats - 1.0 / std::f64::consts::LN_2).abs() < 0.01, "{loss:?}");
+    assert_eq!(status.saved.as_ref().map(|saved| saved.step), Some(3));
+    assert_eq!((status.mode.as_deref(), status.running), (Some("solo"), false));
+    assert_eq!(status.held_out.map(|loss| loss.step), Some(3));
+}
+
+#[test]
+fn a_network_keeps_its_model_seed_and_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path());
+    let paths = home.directory.paths();
+    let check = |expected: Expected| home.network.check(paths, &expected);
+    check(Expected { model: Some(toy()), seed: Some(Hash::of_blob(b"seed")), source: Some("book".into()) }).unwrap();
+    check(Expected::default()).unwrap();
+    let error = check(Expected { model: Some(Preset::Micro.specs()), ..Expected::default() }).unwrap_err();
+    assert!(error.to_string().contains("and `micro` was asked for"), "{error}");
+    assert!(error.to_string().contains("leave out --preset"), "{error}");
+    assert!(check(Expected { seed: Some(Hash::default()), ..Expected::default() }).is_err());
+    assert!(check(Expected { source: Some("synthetic".into()), ..Expected::default() }).is_err());
+}
+
+#[test]
+fn a_damaged_network_file_is_told_and_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path());
+    let path = home.directory.paths().network();
+    let whole = std::fs::read(&path).unwrap();
+    for damage in [0, 100, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[damage] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(Network::read(home.directory.paths()), Err(NetworkError::Damaged { .. })), "{damage}");
+    }
+    std::fs::write(&path, &whole[..20]).unwrap();
+    let error = Network::read(home.directory.paths()).unwrap_err().to_string();
+    assert!(error.contains("cut short") && error.contains("Copy a backup"), "{error}");
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(Network::read(home.directory.paths()).unwrap(), Some(home.network));
+}
