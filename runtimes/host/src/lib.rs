@@ -1,9 +1,11 @@
 //! What every async host of NeuroShard shares.
 
+pub mod api;
 pub mod clock;
 pub mod data;
 pub mod directory;
 pub mod files;
+pub mod http;
 pub mod keys;
 pub mod metrics;
 pub mod network;

@@ -1,9 +1,9 @@
 //! A node from its founding to its second life, with every real part: directory, keys, store, worker, core.
 
-use std::future::Future;
+mod common;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use neuroshard_core::{Command, Config, Core, Event, Input, Misuse, Operator, Outbox};
 use neuroshard_host::clock::Clock;
@@ -20,23 +20,7 @@ use neuroshard_proto::{Hash, ModelSpec, Params, Preset, Step, Time, TrainSpec};
 use neuroshard_shaders::engine::Engine;
 use neuroshard_shaders::reference::Reference;
 
-/// The smallest runtime: this thread, and one thread for each task.
-#[derive(Clone)]
-struct Threads;
-
-impl Runtime for Threads {
-    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        async_io::block_on(future)
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        std::thread::spawn(|| async_io::block_on(task));
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        async_io::Timer::after(duration).await;
-    }
-}
+use crate::common::Threads;
 
 fn toy() -> (ModelSpec, TrainSpec) {
     let (model, training) = Preset::Nano.specs();
