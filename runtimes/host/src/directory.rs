@@ -15,11 +15,16 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::files::{self, Access, FileError, TEMPORARY};
 
 /// The version of the layout that this code reads and writes.
 pub const FORMAT: u32 = 1;
+
+/// How long to wait for a reader that checks the database, or for a node that is just ending.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
@@ -178,6 +183,12 @@ impl Paths {
         &self.root
     }
 
+    /// Keeps nodes from starting here as long as the answer lives; `None` if one runs.
+    pub fn hold_off_nodes(&self) -> Option<File> {
+        let file = File::open(self.root.join(LOCK_FILE)).ok()?;
+        file.try_lock_shared().ok().map(|()| file)
+    }
+
     pub fn network(&self) -> PathBuf {
         self.root.join("network")
     }
@@ -244,7 +255,13 @@ fn lock(root: &Path) -> Result<File, DirectoryError> {
     let path = root.join(LOCK_FILE);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = opened.map_err(FileError::new("open", &path))?;
-    match file.try_lock() {
+    let end = Instant::now() + LOCK_PATIENCE;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
@@ -316,6 +333,19 @@ mod tests {
         let process = std::process::id();
         assert!(matches!(error, DirectoryError::InUse { process: Some(found), .. } if found == process), "{error}");
         assert!(error.to_string().contains(&format!("in use by process {process}")));
+    }
+
+    #[test]
+    fn a_reader_holds_off_nodes_only_as_long_as_it_looks() {
+        let dir = scratch();
+        let node = DataDirectory::open(dir.path()).unwrap();
+        assert!(node.paths().hold_off_nodes().is_none());
+        let paths = node.paths().clone();
+        drop(node);
+        let reader = paths.hold_off_nodes().unwrap();
+        assert!(matches!(DataDirectory::open(dir.path()), Err(DirectoryError::InUse { .. })));
+        drop(reader);
+        DataDirectory::open(dir.path()).unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod data;
 pub mod directory;
 pub mod files;
+pub mod home;
 pub mod http;
 pub mod keys;
 pub mod metrics;

@@ -5,16 +5,14 @@ mod common;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use neuroshard_core::{Command, Config, Core, Event, Input, Misuse, Operator, Outbox};
+use neuroshard_core::{Command, Core, Event, Input, Misuse, Operator, Outbox};
 use neuroshard_host::clock::Clock;
 use neuroshard_host::data::Embedded;
-use neuroshard_host::directory::DataDirectory;
-use neuroshard_host::keys::Keys;
+use neuroshard_host::home::{Home, HomeError, Visit};
 use neuroshard_host::network::{Expected, Founding, Network, NetworkError, Source};
-use neuroshard_host::node::{Cause, Ended, Node, Report, Setup, Tap};
+use neuroshard_host::node::{Cause, Ended, Handle, Node, Report, Setup, Tap};
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
-use neuroshard_host::store::{Opening, Store};
 use neuroshard_host::worker::EngineFactory;
 use neuroshard_proto::{Hash, ModelSpec, Params, Preset, Step, Time, TrainSpec};
 use neuroshard_shaders::engine::Engine;
@@ -38,50 +36,38 @@ fn source(text: &[u8]) -> Source<'_> {
     Source::Book(Embedded(vec![("text", text)]))
 }
 
-/// Everything of a node that outlives its process.
-struct Home {
-    directory: DataDirectory,
-    keys: Keys,
-    store: Arc<Store>,
+/// A node's belongings and its network.
+struct Scene {
+    home: Home,
     network: Network,
 }
 
-impl Home {
+impl Scene {
     fn open(root: &Path) -> Self {
-        let directory = DataDirectory::open(root).unwrap();
-        let keys = Keys::open_or_create(&directory.paths().keys()).unwrap();
-        let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, u64::MAX).unwrap());
-        let network = Network::read(directory.paths()).unwrap().unwrap_or_else(|| {
+        let (home, network) = Home::open(root, u64::MAX).unwrap();
+        let network = network.unwrap_or_else(|| {
             let (model, training) = toy();
             let text = text();
-            let (seed, founder) = (Hash::of_blob(b"seed"), keys.node_id());
+            let (seed, founder) = (Hash::of_blob(b"seed"), home.keys.node_id());
             let founding = Founding { model, training, params: Params::DEFAULT, seed, source: source(&text), founder };
-            Network::found(directory.paths(), &store, &founding, &mut |_, _| {}).unwrap().0
+            home.found(&founding, &mut |_, _| {}).unwrap().0
         });
-        Self { directory, keys, store, network }
+        Self { home, network }
     }
 
     fn core(&self, change: impl FnOnce(&mut Operator)) -> Core {
         let mut operator = Operator::new(1 << 30, 1 << 30);
         change(&mut operator);
-        let Network { genesis, manifest, .. } = self.network.clone();
-        let config = Config { genesis, manifest, node: self.keys.node_id(), operator };
-        let mut journal = Vec::new();
-        let collect = |_, record: &[u8]| {
-            journal.push(record.to_vec());
-            std::ops::ControlFlow::Continue(())
-        };
-        self.store.records(collect).unwrap();
-        Core::restore(config, Hash::default(), journal).unwrap()
+        self.home.restore(&self.network, operator).unwrap().0
     }
 
-    fn node(&self, core: Core, tap: Option<Box<dyn Tap>>) -> (Node, neuroshard_host::node::Handle, Reports) {
+    fn node(&self, core: Core, tap: Option<Box<dyn Tap>>) -> (Node, Handle, Reports) {
         let factory: EngineFactory = Box::new(|| Ok(Box::new(Reference::<false>::default()) as Box<dyn Engine>));
-        let status = Status::new(&self.network, self.keys.node_id().to_string(), String::new());
+        let status = Status::new(&self.network, self.home.keys.node_id().to_string(), String::new());
         let setup = Setup {
             core,
             clock: Clock::start(self.network.genesis.created_unix_ms),
-            store: Arc::clone(&self.store),
+            store: Arc::clone(&self.home.store),
             engine: Box::new(Reference::<false>::default()),
             factory,
             tap,
@@ -101,8 +87,8 @@ fn events(reports: &Reports) -> Vec<Event> {
 
 /// Runs a life of so many steps since genesis; answers with its end and the root it saved.
 fn live(root: &Path, steps: u64) -> (Ended, Hash, Vec<Event>) {
-    let home = Home::open(root);
-    let (node, _handle, reports) = home.node(home.core(|operator| operator.steps = Some(steps)), None);
+    let scene = Scene::open(root);
+    let (node, _handle, reports) = scene.node(scene.core(|operator| operator.steps = Some(steps)), None);
     let ended = Threads.block_on(node.run(&Threads)).unwrap();
     let events = events(&reports);
     let saved = events.iter().rev().find_map(|event| match event {
@@ -132,8 +118,8 @@ fn two_lives_of_three_steps_are_one_of_six() {
 #[test]
 fn a_command_to_stop_saves_what_was_learned() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::open(dir.path());
-    let (node, handle, reports) = home.node(home.core(|_| {}), None);
+    let scene = Scene::open(dir.path());
+    let (node, handle, reports) = scene.node(scene.core(|_| {}), None);
     let watch = std::thread::spawn(move || {
         while let Ok(report) = reports.recv_blocking() {
             if matches!(report, Report::Event { event: Event::Stepped { step: Step(2), .. }, .. }) {
@@ -144,37 +130,77 @@ fn a_command_to_stop_saves_what_was_learned() {
     let ended = Threads.block_on(node.run(&Threads)).unwrap();
     watch.join().unwrap();
     assert!(ended.step >= Step(2) && ended.saved == Some(ended.step), "{ended:?}");
-    let saved = home.core(|_| {}).saved_states().last().map(|state| state.snapshot.step);
+    let saved = scene.core(|_| {}).saved_states().last().map(|state| state.snapshot.step);
     assert_eq!(saved, Some(ended.step));
 }
 
 #[test]
 fn old_snapshots_are_collected_and_what_is_named_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::open(dir.path());
-    let shards = home.store.bytes_used();
-    let core = home.core(|operator| {
+    let scene = Scene::open(dir.path());
+    let shards = scene.home.store.bytes_used();
+    let core = scene.core(|operator| {
         operator.steps = Some(8);
         operator.snapshot_every_steps = 1;
         operator.snapshot_share = neuroshard_proto::Ratio::ONE;
     });
-    let (node, _handle, reports) = home.node(core, None);
+    let (node, _handle, reports) = scene.node(core, None);
     Threads.block_on(node.run(&Threads)).unwrap();
     let saves: Vec<u64> = events(&reports)
         .iter()
         .filter_map(|event| if let Event::Saved { bytes, .. } = event { Some(*bytes) } else { None })
         .collect();
     assert!(saves.len() > 2, "{saves:?}");
-    let core = home.core(|_| {});
-    assert_eq!(home.store.bytes_used(), shards + 2 * saves[0]);
-    assert_eq!(home.store.journal_len().unwrap(), 1);
+    let core = scene.core(|_| {});
+    assert_eq!(scene.home.store.bytes_used(), shards + 2 * saves[0]);
+    assert_eq!(scene.home.store.journal_len().unwrap(), 1);
     for hash in core.pinned() {
-        assert!(home.store.get(&hash).is_ok());
+        assert!(scene.home.store.get(&hash).is_ok());
     }
-    // A start collects nothing that is needed.
-    let mut named = core.pinned();
-    named.extend(home.network.manifest.shards.iter().map(|shard| shard.hash));
-    assert_eq!(home.store.collect(&named).unwrap().blobs, 0);
+}
+
+#[test]
+fn a_start_removes_what_a_crash_left_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    live(dir.path(), 2);
+    let scene = Scene::open(dir.path());
+    // A snapshot's blob whose journal record was still on the way.
+    let orphan = scene.home.store.put(b"orphan").unwrap();
+    let core = scene.core(|_| {});
+    assert!(!scene.home.store.contains(&orphan).unwrap());
+    for hash in core.pinned().into_iter().chain(scene.network.manifest.shards.iter().map(|shard| shard.hash)) {
+        assert!(scene.home.store.get(&hash).is_ok());
+    }
+}
+
+#[test]
+fn a_visitor_reads_beside_the_owner_and_creates_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("new");
+    assert!(matches!(Visit::open(&root), Err(HomeError::Directory(_))));
+    assert!(!root.exists());
+    let (_, saved, _) = live(&root, 2);
+    let visit = Visit::open(&root).unwrap();
+    let status = visit.status();
+    assert_eq!(status.saved.map(|saved| saved.root), Some(saved.to_string()));
+    assert_eq!((status.step, status.tokens, status.running), (2, 64, false));
+}
+
+#[test]
+fn keys_of_a_network_are_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    live(dir.path(), 1);
+    std::fs::remove_file(dir.path().join("keys/node")).unwrap();
+    assert!(matches!(Home::open(dir.path(), u64::MAX), Err(HomeError::Keys(_))));
+    assert!(!dir.path().join("keys/node").exists());
+}
+
+#[test]
+fn a_disk_budget_that_holds_no_two_snapshots_is_refused_with_the_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::open(dir.path());
+    let error = scene.home.restore(&scene.network, Operator::new(1 << 30, 1000)).unwrap_err();
+    assert!(error.to_string().contains("leaves 1000 bytes for them. Allow more with --disk"), "{error}");
 }
 
 #[derive(Clone, Default)]
@@ -204,10 +230,10 @@ impl Tap for Counting {
 #[test]
 fn a_tap_sees_every_input_and_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::open(dir.path());
+    let scene = Scene::open(dir.path());
     let tap = Counting::default();
     let (node, handle, _reports) =
-        home.node(home.core(|operator| operator.steps = Some(2)), Some(Box::new(tap.clone())));
+        scene.node(scene.core(|operator| operator.steps = Some(2)), Some(Box::new(tap.clone())));
     Threads.block_on(node.run(&Threads)).unwrap();
     let (inputs, finished) = &*tap.0.lock().unwrap();
     assert!(*finished);
@@ -222,8 +248,8 @@ fn a_tap_sees_every_input_and_the_end() {
 #[test]
 fn the_status_follows_the_node() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::open(dir.path());
-    let (node, handle, _reports) = home.node(home.core(|operator| operator.steps = Some(3)), None);
+    let scene = Scene::open(dir.path());
+    let (node, handle, _reports) = scene.node(scene.core(|operator| operator.steps = Some(3)), None);
     Threads.block_on(node.run(&Threads)).unwrap();
     let status = handle.live.status();
     assert_eq!((status.step, status.tokens), (3, 3 * 32));
@@ -238,9 +264,9 @@ fn the_status_follows_the_node() {
 #[test]
 fn a_network_keeps_its_model_seed_and_data() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::open(dir.path());
-    let paths = home.directory.paths();
-    let check = |expected: Expected| home.network.check(paths, &expected);
+    let scene = Scene::open(dir.path());
+    let paths = scene.home.paths();
+    let check = |expected: Expected| scene.network.check(paths, &expected);
     check(Expected { model: Some(toy()), seed: Some(Hash::of_blob(b"seed")), source: Some("book".into()) }).unwrap();
     check(Expected::default()).unwrap();
     let error = check(Expected { model: Some(Preset::Micro.specs()), ..Expected::default() }).unwrap_err();
@@ -253,18 +279,18 @@ fn a_network_keeps_its_model_seed_and_data() {
 #[test]
 fn a_damaged_network_file_is_told_and_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::open(dir.path());
-    let path = home.directory.paths().network();
+    let scene = Scene::open(dir.path());
+    let path = scene.home.paths().network();
     let whole = std::fs::read(&path).unwrap();
     for damage in [0, 100, whole.len() - 1] {
         let mut bytes = whole.clone();
         bytes[damage] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert!(matches!(Network::read(home.directory.paths()), Err(NetworkError::Damaged { .. })), "{damage}");
+        assert!(matches!(Network::read(scene.home.paths()), Err(NetworkError::Damaged { .. })), "{damage}");
     }
     std::fs::write(&path, &whole[..20]).unwrap();
-    let error = Network::read(home.directory.paths()).unwrap_err().to_string();
+    let error = Network::read(scene.home.paths()).unwrap_err().to_string();
     assert!(error.contains("cut short") && error.contains("Copy a backup"), "{error}");
     std::fs::write(&path, &whole).unwrap();
-    assert_eq!(Network::read(home.directory.paths()).unwrap(), Some(home.network));
+    assert_eq!(Network::read(scene.home.paths()).unwrap(), Some(scene.network));
 }

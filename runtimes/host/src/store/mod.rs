@@ -95,10 +95,13 @@ impl Store {
     /// Opens a store whose database takes at most `map` bytes.
     fn open_within(paths: &Paths, opening: Opening, budget: u64, map: usize) -> Result<Self, StoreError> {
         let path = paths.database();
-        if opening == Opening::Exclusive {
-            // LMDB trusts its pages. What a failing disk did to them is found here, not by a crash later.
+        // LMDB trusts its pages. What a failing disk did to them is found here, not by a crash later. A node that runs has
+        // looked before, and its pages change under a reader's eyes.
+        let held_off = (opening == Opening::ReadOnly).then(|| paths.hold_off_nodes());
+        if !matches!(held_off, Some(None)) {
             integrity::check(&path.join("data.mdb"))?;
         }
+        drop(held_off);
         let env = open_environment(&path, opening, map)?;
         let (journal, index) = open_databases(&env, opening, &path)?;
         let store =
