@@ -61,6 +61,7 @@ impl std::error::Error for RecordError {
 #[derive(Debug)]
 enum Sink<W> {
     Open(W),
+    /// The error, until it is told.
     Failed(Option<RecordError>),
     Closed,
 }
@@ -160,6 +161,11 @@ impl<W: Write> Recorder<W> {
         }
     }
 
+    /// Steps recorded so far.
+    pub const fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Whether steps are still being recorded.
     pub fn is_open(&self) -> bool {
         matches!(self.sink, Sink::Open(_))
@@ -194,14 +200,21 @@ impl<W: Write> Recorder<W> {
         self.chunk.raw.shrink_to(2 * CHUNK_BYTES);
     }
 
-    /// Ends the recording and marks the trace as complete.
+    /// Ends the recording and marks the trace as complete; answers what it was written to, and its totals.
     ///
     /// # Errors
     /// Why the trace is not complete.
-    pub fn finish(mut self) -> Result<Summary, RecordError> {
-        let summary = self.summary();
+    pub fn finish(mut self) -> Result<(W, Summary), RecordError> {
         self.close(true);
-        self.take_error().map_or(Ok(summary), Err)
+        let summary = self.summary();
+        match std::mem::replace(&mut self.sink, Sink::Closed) {
+            Sink::Open(out) => Ok((out, summary)),
+            Sink::Failed(Some(error)) => Err(error),
+            Sink::Failed(None) | Sink::Closed => {
+                let error = io::Error::other("the recording had ended before");
+                Err(RecordError::Write { steps: self.steps, error })
+            }
+        }
     }
 
     /// Notes the input of a step that is about to be taken: if the step never returns, the input is what matters.
@@ -275,9 +288,6 @@ impl<W: Write> Recorder<W> {
         self.flush();
         let index = std::mem::take(&mut self.index).finish(self.summary());
         self.write(&Trailer { index_offset: self.offset, clean }.section(&index));
-        if self.is_open() {
-            self.sink = Sink::Closed;
-        }
     }
 }
 
@@ -285,7 +295,9 @@ impl<W: Write> Recorder<W> {
 /// matters.
 impl<W: Write> Drop for Recorder<W> {
     fn drop(&mut self) {
-        self.close(false);
+        if self.is_open() {
+            self.close(false);
+        }
     }
 }
 
@@ -345,7 +357,7 @@ mod tests {
             let (mut out, mut host) = (Vec::new(), Host::new(config()));
             let mut recorder = Recorder::new(&mut out, &host.header(detail), &host.core).unwrap();
             host.run(&mut recorder, 4000);
-            let summary = recorder.finish().unwrap();
+            let (_, summary) = recorder.finish().unwrap();
             let outputs = |logged: &Logged| match detail {
                 Detail::Inputs => 0,
                 Detail::Outputs => logged.outputs.iter().map(|output| codec::encode(output).len()).sum(),
@@ -405,7 +417,7 @@ mod tests {
         let refused = recorder.step(&mut host.core, Time::ZERO, Input::Tick, &mut Outbox::default());
         assert!(matches!(refused, Err(Misuse::TimeWentBack { .. })));
         host.run(&mut recorder, 2);
-        assert_eq!(recorder.finish().unwrap().steps, 4);
+        assert_eq!(recorder.finish().unwrap().1.steps, 4);
         assert_eq!(read(&out).0, read(&trace(4, Detail::Outputs)).0);
     }
 
