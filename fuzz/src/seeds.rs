@@ -1,0 +1,167 @@
+//! The corpora's first inputs: small, each with a name that says what it is. They are made by code, so that a changed
+//! encoding changes them too.
+
+use std::path::{Path, PathBuf};
+
+use neuroshard_core::schedule::schedule;
+use neuroshard_core::tokenizer::Merges;
+use neuroshard_core::{Command, Event, Input, JournalFact, Output, Record, SavedState};
+use neuroshard_proto::{
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Message, RequestId, Sample, Step, Time,
+    VoidReason, codec,
+};
+use neuroshard_replay::{Detail, Header};
+use serde::Serialize;
+
+use crate::decode::TYPES;
+use crate::node;
+use crate::world::{Disk, World};
+
+/// A target's name, and its seeds by name.
+pub type Corpus = (&'static str, Vec<(&'static str, Vec<u8>)>);
+
+/// The corpora.
+pub fn corpora() -> [Corpus; 4] {
+    [("decode", decode()), ("core", schedules()), ("trace", traces()), ("tokenizer", texts())]
+}
+
+/// Where a target's corpus lies.
+pub fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
+}
+
+fn schedules() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("trains_saves_and_stops", vec![0, 0, 0xef, 0xef, 0x80, 0xe3, 0x88, 0xe3]),
+        ("crashes_and_comes_back", vec![4, 0, 0xef, 0xb0, 0xe7, 0x00, 0x00, 0xb1, 0xe7, 0xbf, 0xe3]),
+        (
+            "disk_is_slow",
+            vec![4, 0, 0x61, 0x02, 0x02, 0x02, 0x02, 0x02, 0x02, 0x02, 0x02, 0x02, 0x61, 0x60, 0x68, 0x02],
+        ),
+        ("device_is_lost", vec![4, 0, 0xef, 0x30, 0xe1, 0x31, 0xe1, 0x30, 0x70, 0xe1, 0x30, 0x70, 0xe1]),
+        ("blobs_are_damaged", vec![0, 0, 0xef, 0xb0, 0x00, 0x34, 0x00, 0x34, 0xe2]),
+        ("disk_is_full", vec![4, 0, 0xe3, 0x38, 0xe3, 0x38, 0x7b, 0x38, 0x7b, 0x88, 0xe3]),
+        ("peers_come_and_go", vec![0, 0, 0xe2, 0x91, 0x92, 0xe1, 0x7c, 0x70, 0x70, 0x95, 0x99, 0x9d, 0xa0, 0xa1, 0xe2]),
+        ("model_loses_its_way", vec![0, 0, 0xe1, 0xff, 0xff, 0xe1]),
+        ("answers_are_wrong", vec![0, 0, 0xe1, 0x44, 0, 0x48, 1, 0x4c, 2, 0x4e, 130, 0x40, 9, 0x50, 3, 0xe1]),
+        ("answers_are_late", vec![0, 0, 0xe1, 0x7d, 0x70, 0x00, 0x70, 0x7e, 0x70, 0x00, 0xe1]),
+        ("step_limit", vec![2, 0, 0xef, 0x80, 0x88, 0x70]),
+        ("too_little_memory", vec![0x40, 0, 0xe1, 0x80, 0x88, 0x70]),
+        ("host_errs", vec![0, 0, 0xc0, 0xe0, 0xc1, 0xc3, 0xc2, 0xcf, 0xe0]),
+        ("raw_inputs", {
+            let save = codec::encode(&Input::Command(Command::Save));
+            let lost = codec::encode(&Input::Computed { id: RequestId(2), result: Err(Fault::device("gone")) });
+            let raw = |bytes: Vec<u8>| [vec![0xd0, bytes.len() as u8], bytes].concat();
+            [vec![0, 0, 0xe1], raw(save), vec![0xe1], raw(lost), vec![0xe1]].concat()
+        }),
+    ]
+}
+
+/// One encoding of each type, after the byte that chooses it.
+fn decode() -> Vec<(&'static str, Vec<u8>)> {
+    let config = node::config(0, 0);
+    let heartbeat = node::heartbeat(config.genesis.network(), 1, Time::from_ms(7));
+    let Message::Heartbeat(inner) = heartbeat.message();
+    let world = World::start(&config, Disk::default(), Time::ZERO, Detail::Outputs).expect("a good configuration");
+    let snapshot = world.snapshot(Step(3), 2);
+    let (model, range) = (config.genesis.model, config.genesis.model.all_layers());
+    let saved = SavedState { snapshot: snapshot.clone(), progress: world.core.progress() };
+    let record = Record { seq: JournalSeq(1), fact: JournalFact::Saved { states: list(vec![saved]) } };
+    let header = Header::new(&world.core, Hash::default(), [codec::encode(&record)], Time::ZERO, Detail::Outputs);
+    let norms = || list(vec![F32::ONE; 2]);
+    let samples = list(vec![Sample { shard: Hash::of_blob(b"training"), offset: 8 }; 2]);
+    let (step, batch, token_weight) = (Step(3), BatchId(4), F32::ONE);
+    let train = Job::Train { step, batch, fresh: true, sequence: 8, token_weight, samples };
+    let schedule = schedule(&config.genesis.training, step);
+    let stepping = Job::Step { step, token_weight, squared_norms: norms(), schedule };
+    let batch = BatchOutcome::Done { loss_micro: -5, tokens: 16, squared_norms: norms() };
+    let compute = Output::Compute { id: RequestId(9), job: stepping, deadline: Time::from_ms(3_600_000) };
+    let persist = Output::Persist { seq: JournalSeq(1), record: codec::encode(&record).try_into().expect("short") };
+    let stopped = Output::Event(Event::Stopped { step, saved: None });
+    let computed = Input::Computed { id: RequestId(1), result: Ok(Commitment::Snapshot(snapshot.clone())) };
+    vec![
+        ("envelope", of("Envelope", &heartbeat)),
+        ("heartbeat", of("Heartbeat", inner)),
+        ("genesis", of("Genesis", &config.genesis)),
+        ("manifest", of("Manifest", &config.manifest)),
+        ("params", of("Params", &config.genesis.params)),
+        ("job_train", of("Job", &train)),
+        ("job_load", of("Job", &Job::Load { model, range, snapshot })),
+        ("commitment_batch", of("Commitment", &Commitment::Batch(batch))),
+        ("commitment_void", of("Commitment", &Commitment::Batch(BatchOutcome::Void(VoidReason::OutOfRange)))),
+        ("fault_step", of("Fault", &Fault::WrongStep { expected: Step(1), at: Some(Step(2)) })),
+        ("fault_text", of("Fault", &Fault::store("no space left on device"))),
+        ("model", of("ModelSpec", &model)),
+        ("config", of("Config", &config)),
+        ("input_message", of("Input", &Input::Message(heartbeat.clone()))),
+        ("input_computed", of("Input", &computed)),
+        ("output_persist", of("Output", &persist)),
+        ("output_compute", of("Output", &compute)),
+        ("output_event", of("Output", &stopped)),
+        ("record", of("Record", &record)),
+        ("merges", of("Merges", &Merges(list(vec![(107, 114), (266, 111)])))),
+        ("header", of("Header", &header.expect("a short journal"))),
+        ("frame", [vec![place("frame")], heartbeat.frame()].concat()),
+    ]
+}
+
+fn list<T, const MAX: u32>(items: Vec<T>) -> List<T, MAX> {
+    List::try_from(items).expect("a short list")
+}
+
+fn place(name: &str) -> u8 {
+    TYPES.iter().position(|(known, _)| *known == name).unwrap_or(usize::MAX) as u8
+}
+
+fn of<T: Serialize>(name: &str, value: &T) -> Vec<u8> {
+    [vec![place(name)], codec::encode(value)].concat()
+}
+
+/// The trace of an honest node that takes about so many steps, crosses a crash's journal and saves.
+pub fn trace(turns: usize, detail: Detail) -> Vec<u8> {
+    let config = node::config(4, 0);
+    let start = |disk, now| World::start(&config, disk, now, detail).expect("a good configuration");
+    let live = |world: &mut World, turns: usize| {
+        for _ in 0..turns {
+            world.now = world.now.after_ms(50);
+            world.answer(0);
+            world.sync(false);
+        }
+    };
+    let mut first = start(Disk::default(), Time::from_ms(1000));
+    live(&mut first, 12);
+    let now = first.now;
+    let mut second = start(first.end().crash(0), now);
+    live(&mut second, turns);
+    second.into_trace()
+}
+
+/// Traces after the byte that says whether their checksums are to be mended.
+fn traces() -> Vec<(&'static str, Vec<u8>)> {
+    let of = |mend: u8, trace: &[u8]| [&[mend], trace].concat();
+    let (full, inputs) = (trace(30, Detail::Outputs), trace(20, Detail::Inputs));
+    vec![
+        ("inputs_and_outputs", of(0, &full)),
+        ("inputs_only", of(0, &inputs)),
+        ("mended", of(1, &full)),
+        ("torn", of(0, &full[..full.len() * 2 / 3])),
+        ("empty", of(0, &trace(0, Detail::Inputs))),
+        ("no_trace", of(0, b"once upon a time there was a file")),
+    ]
+}
+
+/// Texts after a count of merges and their pairs.
+fn texts() -> Vec<(&'static str, Vec<u8>)> {
+    let of = |pairs: &[u8], text: &str| [&[(pairs.len() / 2) as u8], pairs, text.as_bytes()].concat();
+    vec![
+        ("no_merges", of(b"", "Any text, 1234567 digits\n\n  and spaces.")),
+        ("merges_of_merges", of(&[b't', b'h', 224, b'e', b' ', 225, b'i', b'n'], "the thing then in the thin air")),
+        ("overlapping", of(b"aaababba", "aaaa abab baba aabb bbaa")),
+        (
+            "characters",
+            of(&[0xc3, 0xa4, 224, 0xc3], "Gr\u{fc}\u{df}e aus \u{e4}\u{e4}\u{e4}, \u{65e5}\u{672c}\u{8a9e} \u{1f980}"),
+        ),
+        ("long_piece", of(b"aa\xe0\xe0\xe1\xe1", &"a".repeat(700))),
+        ("control_bytes", of(b"  \n\n", "\u{0}\u{1}\t\t  \n\n \r\n x")),
+    ]
+}
