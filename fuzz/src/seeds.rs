@@ -144,6 +144,7 @@ fn traces() -> Vec<(&'static str, Vec<u8>)> {
         ("inputs_and_outputs", of(0, &full)),
         ("inputs_only", of(0, &inputs)),
         ("mended", of(1, &full)),
+        ("mended_and_not_compressed", of(1, &trace(0, Detail::Outputs))),
         ("torn", of(0, &full[..full.len() * 2 / 3])),
         ("empty", of(0, &trace(0, Detail::Inputs))),
         ("no_trace", of(0, b"once upon a time there was a file")),
