@@ -114,7 +114,7 @@ pub fn exp(x: f32) -> f32 {
     p = q(p * r) + 8.333_452e-3;
     p = q(p * r) + 4.166_579_6e-2;
     p = q(p * r) + 1.666_666_5e-1;
-    p = q(p * r) + 5.000_000_1e-1;
+    p = q(p * r) + 0.5;
     let s = q(r * r);
     let y = 1.0 + (r + q(p * s));
     let scaled = f32::from_bits(y.to_bits().wrapping_add(n.cast_unsigned() << 23));
