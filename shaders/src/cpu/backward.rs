@@ -4,7 +4,7 @@
 //! down to the layer's input. Then come the gradients of weights, which run over all tokens in order: tiles of them, each
 //! on some thread.
 
-use neuroshard_proto::ops::Slot;
+use neuroshard_proto::ops::{Op, Slot};
 
 use super::attention::{Group, HeadRows};
 use super::attention_backward::{self, Kept as HeadsKept};
@@ -101,29 +101,37 @@ fn leave_block(cx: Cx<'_>, stage: &Stage, block: &mut Leave<'_>, scratch: &mut S
     let (hidden, stride, ffn) = (sizes.hidden, sizes.hidden_stride(), sizes.ffn);
     cast(cx, block.stream, scratch);
     cx.interleave(&scratch.pairs, hidden, count, Missing::Left, block.grad_output);
-    let Scratch { pairs, wide, lines: [line, ..], unpacked, .. } = scratch;
+    let Scratch { pairs, wide, lines: [line, ..], unpacked, watch, .. } = scratch;
+    watch.lap(Op::Cast);
     let ffn_stride = super::memory::padded(ffn);
     let down = stage.matrix(Slot::DownWeight).backward();
     cx.multiply(pairs, hidden, down, Tile::new(wide, ffn_stride, count, ffn), unpacked);
+    watch.lap(Op::MatmulNn);
     let rows = wide.chunks(ffn_stride).zip(block.gate_up.chunks(sizes.gate_up_stride()));
     for ((da, row), out) in rows.zip(pairs.chunks_mut(super::memory::pair_stride(2 * ffn))).take(count) {
         let (gate, up) = row[..2 * ffn].split_at(ffn);
         cx.worst.see(rows::swiglu_backward(cx.isa, &da[..ffn], gate, up, line, out));
     }
     cx.interleave(pairs, 2 * ffn, count, Missing::Left, block.grad_gate_up);
+    watch.lap(Op::SwiGluBackward);
     let gate_up = stage.matrix(Slot::GateUpWeight).backward();
     cx.multiply(pairs, 2 * ffn, gate_up, Tile::new(block.terms, stride, count, hidden), unpacked);
+    watch.lap(Op::MatmulNn);
     let gain = stage.weights(Slot::FfnGain);
     norm_backward(cx, block.middle, gain, block.scale, block.stream, block.terms, scratch);
+    scratch.watch.lap(Op::RmsNormBackward);
     cast(cx, block.stream, scratch);
     cx.interleave(&scratch.pairs, hidden, count, Missing::Left, block.grad_middle);
     cx.interleave(block.attended, hidden, count, Missing::Right, block.attended_panels);
-    let Scratch { pairs, wide, lines: [line, ..], unpacked, .. } = scratch;
+    let Scratch { pairs, wide, lines: [line, ..], unpacked, watch, .. } = scratch;
+    watch.lap(Op::Cast);
     let output = stage.matrix(Slot::OutputWeight).backward();
     cx.multiply(pairs, hidden, output, Tile::new(wide, stride, count, hidden), unpacked);
+    watch.lap(Op::MatmulNn);
     for (row, out) in wide.chunks(stride).zip(block.grad_attended.chunks_mut(sizes.hidden_pairs())).take(count) {
         cx.worst.see(rows::cast(cx.isa, &row[..hidden], line, out));
     }
+    watch.lap(Op::Cast);
 }
 
 /// `cast` of rows of the residual stream's gradient to pairs.
@@ -204,6 +212,8 @@ fn attend_group(
     };
     let backward = &mut scratch.backward;
     cx.worst.see(attention_backward::backward(cx.isa, sizes.head, group, heads, backward));
+    scratch.watch.lap(Op::AttentionBackward);
+    let backward = &mut scratch.backward;
     let width = sizes.head.width;
     let heads = sizes.group * width;
     let columns = [0..heads, heads..heads + width, heads + width..heads + 2 * width];
@@ -214,6 +224,7 @@ fn attend_group(
             cx.worst.see(rows::rope(cx.isa, &mut row[columns.clone()], turned, cosines, sines, out.row(token)));
         }
     }
+    scratch.watch.lap(Op::RopeBackward);
 }
 
 /// A block of tokens from the gradients of queries, keys and values to the layer's input.
@@ -248,9 +259,12 @@ fn enter(crew: &Crew, cx: Cx<'_>, stage: &Stage, kept: &LayerKept, grads: &mut G
     crew.for_each(items.collect(), |scratch, block: Enter<'_>| {
         let count = block.scale.len();
         cx.interleave(block.qkv, sizes.qkv, count, Missing::Left, block.panels);
+        scratch.watch.lap(Op::RopeBackward);
         let out = Tile::new(block.terms, stride, count, sizes.hidden);
         cx.multiply(block.qkv, sizes.qkv, matrix.backward(), out, &mut scratch.unpacked);
+        scratch.watch.lap(Op::MatmulNn);
         norm_backward(cx, block.input, gain, block.scale, block.stream, block.terms, scratch);
+        scratch.watch.lap(Op::RmsNormBackward);
     });
 }
 
@@ -307,9 +321,16 @@ pub(crate) fn sum_all(crew: &Crew, cx: Cx<'_>, sums: Vec<Sum<'_>>) {
     crew.for_each(sums, |scratch, sum| match sum {
         Sum::Product { left, right, depth, out } => {
             product(cx.isa, left, right, depth, Start::Output, out, &mut scratch.unpacked);
+            scratch.watch.lap(Op::MatmulTn);
         }
-        Sum::Rows { terms, first, out } => rows::add_rows(cx.isa, terms, cx.sizes.hidden_stride(), first, out),
-        Sum::Bias { panels, block, out } => bias_gradient(cx, panels, block, out),
+        Sum::Rows { terms, first, out } => {
+            rows::add_rows(cx.isa, terms, cx.sizes.hidden_stride(), first, out);
+            scratch.watch.lap(Op::RmsNormBackward);
+        }
+        Sum::Bias { panels, block, out } => {
+            bias_gradient(cx, panels, block, out);
+            scratch.watch.lap(Op::BiasGradient);
+        }
     });
 }
 
@@ -343,9 +364,10 @@ pub(crate) fn embed_backward(crew: &Crew, cx: Cx<'_>, stream: &[f32], inputs: &[
     let (hidden, stride) = (cx.sizes.hidden, cx.sizes.hidden_stride());
     let table = Tile::new(gradient, hidden, cx.sizes.vocab, hidden);
     let parts = table.grid(&[cx.sizes.vocab], &cuts(hidden, SUM_COLS));
-    crew.for_each(parts.into_iter().enumerate().collect(), |_, (index, mut part)| {
+    crew.for_each(parts.into_iter().enumerate().collect(), |scratch, (index, mut part)| {
         for (token, row) in inputs.iter().zip(stream.chunks(stride)) {
             rows::add_rows(cx.isa, &row[..hidden], hidden, index * SUM_COLS, part.row(*token as usize));
         }
+        scratch.watch.lap(Op::EmbedBackward);
     });
 }

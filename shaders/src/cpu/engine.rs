@@ -1,8 +1,9 @@
 //! The CPU as an engine.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use neuroshard_proto::ops::Call;
+use neuroshard_proto::ops::{Call, Op};
 use neuroshard_proto::{F32, Fault, LayerIndex, LayerRange, ModelSpec, Schedule};
 
 use crate::engine::{Engine, Part, TokenBatch, Trained};
@@ -90,6 +91,19 @@ impl CpuEngine {
         Ok(Self { crew: Crew::new(isa, pool), activation_bytes: options.activation_bytes, model: None })
     }
 
+    /// Begins to note where the threads' time goes, for [`Self::take_profile`].
+    pub fn start_profile(&mut self) {
+        self.crew.scratch_mut().for_each(|scratch| scratch.watch.wind());
+    }
+
+    /// The time that all threads together spent on each operation since the profile began or was taken last. Packing counts
+    /// to the operation whose result is packed; waiting counts to none.
+    pub fn take_profile(&mut self) -> BTreeMap<Op, Duration> {
+        let mut total = BTreeMap::new();
+        self.crew.scratch_mut().for_each(|scratch| scratch.watch.take(&mut total));
+        total
+    }
+
     /// The instructions in use.
     pub fn isa(&self) -> Isa {
         self.crew.isa
@@ -142,7 +156,7 @@ impl Resident {
         let packed = match self.packed {
             Some(worst) => worst,
             None => {
-                let pack = |stage: &mut Stage| stage.pack(crew.isa, &crew.pool);
+                let pack = |stage: &mut Stage| stage.pack(crew);
                 *self.packed.insert(self.stages.iter_mut().map(pack).max().unwrap_or_default())
             }
         };
@@ -228,7 +242,7 @@ impl Engine for CpuEngine {
             model.stages.iter_mut().for_each(|stage| stage.gradient.fill(0.0));
         }
         let Some(loss_micro) = model.run(crew, batch, true)? else { return Ok(Trained::Void) };
-        let norms = state::squared_norms(crew.isa, &crew.pool, &model.stages, token_weight);
+        let norms = state::squared_norms(crew, &model.stages, token_weight);
         Ok(norms.map_or(Trained::Void, |squared_norms| Trained::Done { loss_micro, squared_norms }))
     }
 
@@ -239,7 +253,7 @@ impl Engine for CpuEngine {
     fn step(&mut self, token_weight: F32, squared_norm: F32, schedule: &Schedule) -> Result<(), Fault> {
         let rates = Rates::new(schedule, token_weight, squared_norm);
         let model = self.model.as_mut().ok_or_else(no_state)?;
-        model.packed = Some(state::step(self.crew.isa, &self.crew.pool, &mut model.stages, &rates));
+        model.packed = Some(state::step(&self.crew, &mut model.stages, &rates));
         Ok(())
     }
 
@@ -248,7 +262,7 @@ impl Engine for CpuEngine {
     }
 
     fn sum_squares(&mut self, gradient: &[f32], token_weight: F32) -> Result<Option<F32>, Fault> {
-        let sums = state::sums_of_squares(self.crew.isa, &self.crew.pool, &[gradient], single(token_weight));
+        let sums = state::sums_of_squares(&self.crew, &[gradient], single(token_weight));
         Ok(sums.map(|sums| F32::from_bits(sums[0].to_bits())))
     }
 
@@ -266,7 +280,7 @@ impl Engine for CpuEngine {
         let tokens = sequence as usize;
         bench.stages[0].parts[0].fill(0.01);
         let crew = &mut self.crew;
-        bench.stages[0].pack(crew.isa, &crew.pool);
+        bench.stages[0].pack(crew);
         crew.reserve(&bench.sizes, tokens, false)?;
         bench.kept.resize(&bench.sizes, tokens, false)?;
         bench.kept.layers[0].input.fill(1.0);

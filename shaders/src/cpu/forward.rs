@@ -4,7 +4,7 @@
 //! the attention's output through the feed-forward to the next layer's queries, keys and values. In training the head's
 //! block goes on to the gradient of the residual stream.
 
-use neuroshard_proto::ops::Slot;
+use neuroshard_proto::ops::{Op, Slot};
 
 use super::attention::{self, Group, HeadRows, Normalisers};
 use super::memory::{BLOCK, Tile, cuts, padded, pair_stride};
@@ -122,17 +122,20 @@ pub(crate) fn norm(
 /// From the residual stream to rotated queries and keys, and values.
 fn enter_attention(cx: Cx<'_>, stage: &Stage, block: Enter<'_>, scratch: &mut Scratch) {
     let (sizes, count) = (cx.sizes, block.scale.len());
-    let Scratch { pairs, wide, lines: [line, ..], unpacked, .. } = scratch;
+    let Scratch { pairs, wide, lines: [line, ..], unpacked, watch, .. } = scratch;
     norm(cx, block.input, stage.weights(Slot::AttentionGain), block.scale, pairs, line, block.normed);
+    watch.lap(Op::RmsNorm);
     let stride = padded(sizes.qkv);
     let out = Tile::new(wide, stride, count, sizes.qkv);
     cx.multiply(pairs, sizes.hidden, stage.matrix(Slot::QkvWeight).forward(), out, unpacked);
+    watch.lap(Op::MatmulNt);
     let rows = wide.chunks_mut(stride).zip(block.rotated.chunks_mut(sizes.qkv_pairs()));
     for (token, (row, out)) in (block.first..block.first + count).zip(rows) {
         let position = token % cx.sequence;
         let (cosines, sines) = (sizes.turns(&sizes.cosines, position), sizes.turns(&sizes.sines, position));
         cx.worst.see(rows::rope(cx.isa, &mut row[..sizes.qkv], sizes.hidden + sizes.kv, cosines, sines, out));
     }
+    watch.lap(Op::Rope);
 }
 
 /// Attention of all groups of all sequences.
@@ -152,6 +155,7 @@ pub(crate) fn attend(crew: &Crew, cx: Cx<'_>, kept: &mut LayerKept, tokens: usiz
         let group = Group { queries, keys, values, heads: sizes.group, tokens: sequence };
         let normalisers = Normalisers { maxima, scales };
         cx.worst.see(attention::forward(cx.isa, sizes.head, group, normalisers, out, &mut scratch.attention));
+        scratch.watch.lap(Op::Attention);
     });
 }
 
@@ -191,22 +195,29 @@ fn leave_blocks<'a>(cx: Cx<'_>, kept: &'a mut LayerKept, tokens: usize) -> Vec<L
 fn leave_attention(cx: Cx<'_>, stage: &Stage, block: &mut Leave<'_>, output: &mut [f32], scratch: &mut Scratch) {
     let (sizes, count) = (cx.sizes, block.scale.len());
     let (hidden, stride) = (sizes.hidden, sizes.hidden_stride());
-    let Scratch { pairs, lines: [line, ..], unpacked, .. } = scratch;
+    let Scratch { pairs, lines: [line, ..], unpacked, watch, .. } = scratch;
     let out = Tile::new(block.middle, stride, count, hidden);
     cx.multiply(block.attended, hidden, stage.matrix(Slot::OutputWeight).forward(), out, unpacked);
+    watch.lap(Op::MatmulNt);
     add(cx, block.input, block.middle);
+    watch.lap(Op::Residual);
     norm(cx, block.middle, stage.weights(Slot::FfnGain), block.scale, pairs, line, block.normed);
+    watch.lap(Op::RmsNorm);
     let out = Tile::new(block.gate_up, sizes.gate_up_stride(), count, 2 * sizes.ffn);
     cx.multiply(pairs, hidden, stage.matrix(Slot::GateUpWeight).forward(), out, unpacked);
+    watch.lap(Op::MatmulNt);
     let rows = block.gate_up.chunks(sizes.gate_up_stride()).zip(pairs.chunks_mut(pair_stride(sizes.ffn)));
     for (row, out) in rows {
         let (gate, up) = row[..2 * sizes.ffn].split_at(sizes.ffn);
         cx.worst.see(rows::swiglu(cx.isa, gate, up, line, out));
     }
     cx.interleave(pairs, sizes.ffn, count, Missing::Right, block.activated);
+    watch.lap(Op::SwiGlu);
     let out = Tile::new(output, stride, count, hidden);
     cx.multiply(pairs, sizes.ffn, stage.matrix(Slot::DownWeight).forward(), out, unpacked);
+    watch.lap(Op::MatmulNt);
     add(cx, block.middle, output);
+    watch.lap(Op::Residual);
 }
 
 /// `residual` of rows that are as wide as the residual stream.
@@ -260,21 +271,26 @@ fn head_blocks<'a>(
 fn finish(cx: Cx<'_>, stage: &Stage, block: &mut Head<'_>, scratch: &mut Scratch) {
     let (sizes, count) = (cx.sizes, block.targets.len());
     let (hidden, stride, vocab_stride) = (sizes.hidden, sizes.hidden_stride(), padded(sizes.vocab));
-    let Scratch { pairs, wide, lines: [line, line2, line3], unpacked, .. } = scratch;
+    let Scratch { pairs, wide, lines: [line, line2, line3], unpacked, watch, .. } = scratch;
     let (gain, bias) = (stage.weights(Slot::FinalGain), stage.weights(Slot::HeadBias));
     let mut scales = [0.0; BLOCK];
     norm(cx, block.input, gain, &mut scales[..count], pairs, line, block.normed);
+    watch.lap(Op::RmsNorm);
     let out = Tile::new(wide, vocab_stride, count, sizes.vocab);
     cx.multiply(pairs, hidden, stage.matrix(Slot::HeadWeight).forward(), out, unpacked);
+    watch.lap(Op::MatmulNt);
     let rows = wide.chunks(vocab_stride).zip(pairs.chunks_mut(pair_stride(sizes.vocab)));
     for ((row, out), (target, loss)) in rows.zip(block.targets.iter().zip(&mut *block.losses)) {
         let (logits, target) = (&row[..sizes.vocab], *target as usize);
         cx.worst.see(rows::cross_entropy(cx.isa, logits, bias, target, line, loss, out));
     }
+    watch.lap(Op::CrossEntropy);
     let Some((stream, terms)) = &mut block.back else { return };
     cx.interleave(pairs, sizes.vocab, count, Missing::Left, block.grad_logits);
+    watch.lap(Op::CrossEntropy);
     let out = Tile::new(terms, stride, count, hidden);
     cx.multiply(pairs, sizes.vocab, stage.matrix(Slot::HeadWeight).backward(), out, unpacked);
+    watch.lap(Op::MatmulNn);
     stream.fill(0.0);
     for (token, scale) in scales.iter().enumerate().take(count) {
         let row = token * stride..token * stride + hidden;
@@ -291,4 +307,5 @@ fn finish(cx: Cx<'_>, stage: &Stage, block: &mut Head<'_>, scratch: &mut Scratch
             terms,
         ));
     }
+    watch.lap(Op::RmsNormBackward);
 }

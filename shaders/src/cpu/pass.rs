@@ -15,6 +15,7 @@ use super::memory::{BLOCK, Buffer, Tile, TokenPanels, padded, pair_stride};
 use super::pool::Pool;
 use super::rows;
 use super::state::Worst;
+use crate::timing::Stopwatch;
 
 /// The sizes and constants of a model.
 #[derive(Clone, Debug)]
@@ -118,6 +119,7 @@ pub(crate) struct Scratch {
     pub(crate) attention: AttentionScratch,
     pub(crate) backward: BackwardScratch,
     pub(crate) unpacked: Unpacked,
+    pub(crate) watch: Stopwatch,
 }
 
 impl Scratch {
@@ -150,19 +152,21 @@ impl Crew {
 
     /// Makes room for sequences of a model.
     pub(crate) fn reserve(&mut self, sizes: &Sizes, sequence: usize, training: bool) -> Result<(), Fault> {
-        let get = |scratch: &mut Mutex<Scratch>| match scratch.get_mut() {
-            Ok(scratch) => scratch.reserve(sizes, sequence, training),
-            Err(poisoned) => poisoned.into_inner().reserve(sizes, sequence, training),
-        };
-        self.scratch.iter_mut().try_for_each(get)
+        self.scratch_mut().try_for_each(|scratch| scratch.reserve(sizes, sequence, training))
     }
 
     /// Hands every item to some thread with that thread's room.
     pub(crate) fn for_each<T: Send>(&self, items: Vec<T>, work: impl Fn(&mut Scratch, T) + Sync) {
         self.pool.for_each(items, |thread, item| {
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            scratch.watch.start();
             work(&mut scratch, item);
         });
+    }
+
+    /// Each thread's room, between two pieces of work.
+    pub(crate) fn scratch_mut(&mut self) -> impl Iterator<Item = &mut Scratch> {
+        self.scratch.iter_mut().map(|scratch| scratch.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 

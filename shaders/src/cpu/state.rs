@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use neuroshard_proto::ops::Slot;
+use neuroshard_proto::ops::{Op, Slot};
 use neuroshard_proto::{F32, Fault, LayerIndex, ModelSpec};
 
 use crate::canon::{TREE, bf};
@@ -13,7 +13,7 @@ use crate::optimizer::Rates;
 use super::gemm::Right;
 use super::isa::{Isa, kernel};
 use super::memory::{Buffer, LANES, Tile, cuts};
-use super::pool::Pool;
+use super::pass::Crew;
 use super::rows::{self, Magnitude, magnitude, pair};
 
 /// Rows of a matrix that one task updates.
@@ -60,13 +60,13 @@ impl Matrix {
     }
 
     /// Packs weights given in row-major order; returns the largest magnitude.
-    pub(crate) fn pack(&mut self, isa: Isa, pool: &Pool, weights: &[f32]) -> Magnitude {
+    pub(crate) fn pack(&mut self, crew: &Crew, weights: &[f32]) -> Magnitude {
         let cols = self.cols;
         let stripe_len = STRIPE * cols;
         let items: Vec<_> = weights.chunks(stripe_len).zip(self.stripes()).collect();
         let worst = Worst::default();
-        pool.for_each(items, |_, (weights, (forward, backward))| {
-            worst.see(pack(isa, weights, cols, forward, backward));
+        crew.for_each(items, |_, (weights, (forward, backward))| {
+            worst.see(pack(crew.isa, weights, cols, forward, backward));
         });
         worst.get()
     }
@@ -214,12 +214,12 @@ impl Stage {
     }
 
     /// Packs all matrices; returns the largest magnitude of a weight.
-    pub(crate) fn pack(&mut self, isa: Isa, pool: &Pool) -> Magnitude {
+    pub(crate) fn pack(&mut self, crew: &Crew) -> Magnitude {
         let mut worst = 0;
         for matrix in &mut self.matrices {
             let found = self.slots.iter().find(|(slot, ..)| *slot == matrix.slot);
             let range = found.map(|(_, _, range)| range.clone()).unwrap_or_default();
-            worst = worst.max(matrix.pack(isa, pool, &self.parts[0][range]));
+            worst = worst.max(matrix.pack(crew, &self.parts[0][range]));
         }
         worst
     }
@@ -235,7 +235,7 @@ struct Stripe<'a> {
 
 /// AdamW on all stages: new weights and moments, cleared gradients, and the weights packed for the next step. Returns the
 /// largest magnitude of a matrix' weight.
-pub(crate) fn step(isa: Isa, pool: &Pool, stages: &mut [Stage], rates: &Rates) -> Magnitude {
+pub(crate) fn step(crew: &Crew, stages: &mut [Stage], rates: &Rates) -> Magnitude {
     let mut items = Vec::new();
     for stage in stages {
         let [weights, moments1, moments2] = &mut stage.parts;
@@ -261,13 +261,14 @@ pub(crate) fn step(isa: Isa, pool: &Pool, stages: &mut [Stage], rates: &Rates) -
         }
     }
     let worst = Worst::default();
-    pool.for_each(items, |_, stripe| {
+    crew.for_each(items, |scratch, stripe| {
         let Stripe { decay, parts: [weights, moments1, moments2], gradient, packed } = stripe;
-        adamw(isa, rates, decay, [&mut *weights, moments1, moments2], gradient);
+        adamw(crew.isa, rates, decay, [&mut *weights, moments1, moments2], gradient);
         gradient.fill(0.0);
         if let Some((cols, forward, backward)) = packed {
-            worst.see(pack(isa, weights, cols, forward, backward));
+            worst.see(pack(crew.isa, weights, cols, forward, backward));
         }
+        scratch.watch.lap(Op::AdamW);
     });
     worst.get()
 }
@@ -288,13 +289,13 @@ kernel! {
 }
 
 /// The squared norms of all stages' gradients, if every element is in range.
-pub(crate) fn squared_norms(isa: Isa, pool: &Pool, stages: &[Stage], token_weight: F32) -> Option<Vec<F32>> {
+pub(crate) fn squared_norms(crew: &Crew, stages: &[Stage], token_weight: F32) -> Option<Vec<F32>> {
     let tensors = stages.iter().map(|stage| {
         stage.layout.tensors.iter().map(|tensor| &stage.gradient[tensor.range.clone()]).collect::<Vec<_>>()
     });
     let tensors: Vec<Vec<&[f32]>> = tensors.collect();
     let all: Vec<&[f32]> = tensors.iter().flatten().copied().collect();
-    let sums = sums_of_squares(isa, pool, &all, single(token_weight))?;
+    let sums = sums_of_squares(crew, &all, single(token_weight))?;
     let mut sums = sums.into_iter();
     let norm = |tensors: &Vec<&[f32]>| {
         let total = sums.by_ref().take(tensors.len()).fold(0.0, |total: f32, sum| total + sum);
@@ -304,7 +305,7 @@ pub(crate) fn squared_norms(isa: Isa, pool: &Pool, stages: &[Stage], token_weigh
 }
 
 /// `sum_squares` of some tensors, if every element is in range.
-pub(crate) fn sums_of_squares(isa: Isa, pool: &Pool, tensors: &[&[f32]], token_weight: f32) -> Option<Vec<f32>> {
+pub(crate) fn sums_of_squares(crew: &Crew, tensors: &[&[f32]], token_weight: f32) -> Option<Vec<f32>> {
     let blocks = |tensor: &&[f32]| tensor.len().div_ceil(TREE);
     let mut sums = vec![0.0; tensors.iter().map(blocks).sum()];
     let (mut items, mut rest) = (Vec::new(), &mut sums[..]);
@@ -314,7 +315,10 @@ pub(crate) fn sums_of_squares(isa: Isa, pool: &Pool, tensors: &[&[f32]], token_w
         items.extend(tensor.chunks(SQUARES).zip(own.chunks_mut(SQUARES / TREE)));
     }
     let worst = Worst::default();
-    pool.for_each(items, |_, (gradient, sums)| worst.see(rows::block_squares(isa, gradient, token_weight, sums)));
+    crew.for_each(items, |scratch, (gradient, sums)| {
+        worst.see(rows::block_squares(crew.isa, gradient, token_weight, sums));
+        scratch.watch.lap(Op::SumSquares);
+    });
     if !rows::fits(worst.get()) {
         return None;
     }
@@ -326,18 +330,19 @@ pub(crate) fn sums_of_squares(isa: Isa, pool: &Pool, tensors: &[&[f32]], token_w
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::pool::Pool;
     use crate::reference;
 
     #[test]
     fn squares_are_summed_as_the_reference_does() {
         let gradient: Vec<f32> =
             (0..70_001_u32).map(|i| (i.wrapping_mul(2_654_435_761) as i32 as f32) * 1e-9).collect();
-        let pool = Pool::new(2, || ());
+        let crew = Crew::new(Isa::best(), Pool::new(2, || ()));
         for count in [0, 1, 256, 257, 70_001] {
-            let got = sums_of_squares(Isa::best(), &pool, &[&gradient[..count]], 0.37).unwrap()[0];
+            let got = sums_of_squares(&crew, &[&gradient[..count]], 0.37).unwrap()[0];
             assert_eq!(got.to_bits(), reference::sum_squares(&gradient[..count], 0.37).unwrap().to_bits());
         }
         let spoiled = [1.0, f32::NAN];
-        assert!(sums_of_squares(Isa::Scalar, &pool, &[&gradient, &spoiled], 1.0).is_none());
+        assert!(sums_of_squares(&crew, &[&gradient, &spoiled], 1.0).is_none());
     }
 }

@@ -217,7 +217,7 @@ impl Apply<'_> {
         let (x, w, slot) = (self.operands.floats(0)?, self.operands.floats(1)?, self.operands.slot(1)?);
         let (rows, cols) = self.operands.sizes(slot);
         let mut matrix = Matrix::new(slot, rows, cols)?;
-        matrix.pack(self.cx.isa, &self.crew.pool, w);
+        matrix.pack(self.crew, w);
         let (depth, width) = if back { (rows, cols) } else { (cols, rows) };
         let left = pack_rows(x, depth)?;
         let mut out = vec![0.0; self.tokens * width];
