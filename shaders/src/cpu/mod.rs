@@ -17,6 +17,7 @@ mod engine;
 mod forward;
 mod gemm;
 mod isa;
+pub mod measure;
 mod memory;
 mod pass;
 mod pool;
