@@ -1,4 +1,4 @@
-//! What the CPU engine reaches: `cargo run --release -p neuroshard-benches --bin compute [-- --torch PYTHON]`.
+//! What the CPU engine reaches: `cargo run --release -p neuroshard-benches --bin compute [-- --torch PYTHON] [PART...]`.
 //!
 //! Prints tables for `docs/benchmarks.md`: the machine's peak, matrix products beside `gemm` and `matrixmultiply`, and a
 //! training step of each preset with its profile, beside PyTorch where a Python that has it is named. Rates are per
@@ -16,12 +16,16 @@ use neuroshard_shaders::engine::{Engine, Part, TokenBatch};
 use neuroshard_shaders::layout::LayerLayout;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let python = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => None,
-        ["--torch", python] => Some(python.to_owned()),
-        _ => return Err("usage: compute [--torch PYTHON], where that Python has torch".into()),
-    };
+    let (mut python, mut parts) = (None, Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--torch" => python = Some(arguments.next().ok_or("--torch names a Python that has torch")?),
+            "products" | "nano" | "micro" | "genesis" => parts.push(argument),
+            _ => return Err("usage: compute [--torch PYTHON] [products] [nano] [micro] [genesis]".into()),
+        }
+    }
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let peaks = peaks();
     println!("{threads} threads, {}\n", Isa::best());
@@ -30,12 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("| {} | {:.0} |", peak.name, peak.gflops);
     }
     let most = peaks.iter().map(|peak| peak.gflops).fold(0.0, f64::max);
-    products(&peaks);
+    if wanted("products") {
+        products(&peaks);
+    }
     let torch = python.map(|python| torch(&python, threads)).transpose()?;
     println!("\n| training step | tokens/s | per CPU-second | share of peak | PyTorch f32, per CPU-second | ratio |");
     println!("|---|---|---|---|---|---|");
     let mut profiles = String::new();
-    for preset in Preset::ALL {
+    for preset in Preset::ALL.into_iter().filter(|preset| wanted(preset.name())) {
         let run = train(preset, threads)?;
         let peer = torch.as_ref().and_then(|torch| torch.iter().find(|(name, _)| *name == preset.name()));
         let (peer, ratio) = peer.map_or((String::new(), String::new()), |(_, rate)| {

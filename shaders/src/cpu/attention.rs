@@ -9,7 +9,7 @@ use crate::canon::{bf, exp, key, mul, recip, z};
 use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
 use super::isa::{Isa, kernel};
 use super::memory::{BLOCK, Buffer, LANES, Tile, padded, pair_stride};
-use super::rows::{self, Magnitude, magnitude, of_key, pair, tree};
+use super::rows::{self, Magnitude, magnitude, of_key, tree};
 use neuroshard_proto::Fault;
 
 /// Tokens whose keys' range is cut together.
@@ -175,18 +175,14 @@ kernel! {
         let top = of_key(top.into_iter().fold(key(f32::MIN), i32::max));
         // Keys that come later have no weight: the exponential of this number is zero.
         lanes.as_flattened_mut()[seen..].fill(f32::MIN);
-        for scores in &mut *lanes {
-            for score in scores {
-                *score = exp(z(*score - top));
-            }
+        for score in lanes.as_flattened_mut() {
+            *score = exp(z(*score - top));
         }
         let c = recip(tree(lanes.as_flattened()));
-        for (exponentials, weights) in lanes.iter_mut().zip(weights.as_chunks_mut::<{ LANES / 2 }>().0) {
-            for i in 0..LANES / 2 {
-                let [earlier, later] = [exponentials[2 * i], exponentials[2 * i + 1]];
-                weights[i] = pair(bf(mul(earlier, c)), bf(mul(later, c)));
-            }
+        for exponential in lanes.as_flattened_mut() {
+            *exponential = bf(mul(*exponential, c));
         }
+        rows::write_pairs(lanes.as_flattened(), weights);
         weights[seen.next_multiple_of(LANES) / 2..].fill(0);
         (top, c, worst.into_iter().fold(0, u32::max))
     }

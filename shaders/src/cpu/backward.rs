@@ -8,7 +8,8 @@ use neuroshard_proto::ops::{Op, Slot};
 
 use super::attention::{Group, HeadRows};
 use super::attention_backward::{self, Kept as HeadsKept};
-use super::gemm::{Depth, Left, Right, Start, product};
+use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
+use super::isa::Isa;
 use super::memory::{LANES, Tile, TokenPanels, cuts};
 use super::pass::{Crew, Cx, GAINS, Gradients, Kept, LayerKept, Missing, Scratch, blocks, blocks_mut, group_words};
 use super::rows;
@@ -278,6 +279,15 @@ pub(crate) enum Sum<'a> {
     Bias { panels: &'a [u32], block: usize, out: &'a mut [f32] },
 }
 
+impl Sum<'_> {
+    /// Does a part that is a product.
+    pub(crate) fn multiply(self, isa: Isa, unpacked: &mut Unpacked) {
+        if let Self::Product { left, right, depth, out } = self {
+            product(isa, left, right, depth, Start::Output, out, unpacked);
+        }
+    }
+}
+
 /// A weight's slot, and the two operands of its gradient.
 type Factors<'a> = (Slot, &'a TokenPanels, &'a TokenPanels);
 
@@ -319,8 +329,8 @@ fn gather(
 /// Does every part on some thread.
 pub(crate) fn sum_all(crew: &Crew, cx: Cx<'_>, sums: Vec<Sum<'_>>) {
     crew.for_each(sums, |scratch, sum| match sum {
-        Sum::Product { left, right, depth, out } => {
-            product(cx.isa, left, right, depth, Start::Output, out, &mut scratch.unpacked);
+        product @ Sum::Product { .. } => {
+            product.multiply(cx.isa, &mut scratch.unpacked);
             scratch.watch.lap(Op::MatmulTn);
         }
         Sum::Rows { terms, first, out } => {

@@ -3,7 +3,8 @@
 use neuroshard_proto::Fault;
 use neuroshard_proto::ops::Slot;
 
-use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
+use super::backward::product_sums;
+use super::gemm::{Depth, Left, Start, Unpacked, product};
 use super::isa::Isa;
 use super::memory::{BLOCK, Buffer, Tile, TokenPanels, pair_stride};
 use super::pass::{Crew, Missing};
@@ -123,10 +124,9 @@ impl Product {
             }
             Packed::Tokens([left, right]) => {
                 self.out.fill(0.0);
-                let out = Tile::new(&mut self.out, cols, rows, cols);
-                let (left_words, right_words) = (Left::tokens(left, 0), Right::tokens(right, 0));
-                let depth = Depth::tokens(left);
-                product(self.isa, left_words, right_words, depth, Start::Output, out, &mut self.unpacked);
+                let mut sums = Vec::new();
+                product_sums(left, right, Tile::new(&mut self.out, cols, rows, cols), &mut sums);
+                sums.into_iter().for_each(|sum| sum.multiply(self.isa, &mut self.unpacked));
             }
         }
         &self.out

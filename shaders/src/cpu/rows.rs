@@ -300,17 +300,13 @@ kernel! {
         let (own, top) = (values[target], of_key(top));
         // Beyond the vocabulary stand numbers whose exponentials are zero.
         line.as_flattened_mut()[vocab..].fill(f32::MIN);
-        for lanes in &mut *line {
-            for x in lanes {
-                *x = exp(z(*x - top));
-            }
+        for x in line.as_flattened_mut() {
+            *x = exp(z(*x - top));
         }
         let sum = tree(line.as_flattened());
         let c = recip(sum);
-        for lanes in &mut *line {
-            for x in lanes {
-                *x = mul(*x, c);
-            }
+        for x in line.as_flattened_mut() {
+            *x = mul(*x, c);
         }
         let values = &mut line.as_flattened_mut()[..vocab];
         values[target] = z(values[target] - 1.0);
