@@ -51,15 +51,67 @@ impl<'a> HeadRows<'a> {
 
 /// Writes rows as right operands whose columns are the tokens: `[token / 16][pair of the head's width][token % 16]`. Row 0
 /// is the token `first`.
-pub(crate) fn across_tokens(head: HeadShape, source: HeadRows<'_>, first: usize, count: usize, out: &mut [u32]) {
-    let pairs = head.words();
-    for row in 0..count {
+pub(crate) fn across_tokens(
+    isa: Isa,
+    head: HeadShape,
+    source: HeadRows<'_>,
+    first: usize,
+    count: usize,
+    out: &mut [u32],
+) {
+    let (pairs, mut row) = (head.words(), 0);
+    while row < count {
         let token = first + row;
         let panel = &mut out[token / LANES * pairs * LANES..][..pairs * LANES];
-        for (word, at) in source.row(row, pairs).iter().zip(panel[token % LANES..].iter_mut().step_by(LANES)) {
-            *at = *word;
+        if token.is_multiple_of(LANES) && count - row >= LANES {
+            transpose(isa, &source.words[row * source.stride..], source.stride, panel);
+            row += LANES;
+        } else {
+            for (word, at) in source.row(row, pairs).iter().zip(panel[token % LANES..].iter_mut().step_by(LANES)) {
+                *at = *word;
+            }
+            row += 1;
         }
     }
+}
+
+kernel! {
+    /// Sixteen rows to `[word][row]`, as many words as `out` has room for.
+    fn transpose(rows: &[u32], stride: usize, out: &mut [u32]) {
+        let words = out.len() / LANES;
+        for first in (0..words).step_by(LANES) {
+            let mut block = [[0; LANES]; LANES];
+            let width = (words - first).min(LANES);
+            for (row, block) in block.iter_mut().enumerate() {
+                let source = &rows[row * stride + first..][..width];
+                match source.first_chunk() {
+                    Some(source) => *block = *source,
+                    None => block[..width].copy_from_slice(source),
+                }
+            }
+            // Four perfect shuffles of sixteen rows transpose them.
+            let block = shuffle(shuffle(shuffle(shuffle(block))));
+            for (out, block) in out[first * LANES..].as_chunks_mut::<LANES>().0.iter_mut().zip(&block[..width]) {
+                *out = *block;
+            }
+        }
+    }
+}
+
+/// Rows `2 i` and `2 i + 1` become the two halves of rows `i` and `i + 8` with their elements alternating.
+#[inline(always)]
+fn shuffle(block: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
+    let mut out = [[0; LANES]; LANES];
+    for row in 0..LANES / 2 {
+        let (low, high) = (&block[row], &block[row + LANES / 2]);
+        for i in 0..LANES / 2 {
+            out[2 * row][2 * i] = low[i];
+            out[2 * row][2 * i + 1] = high[i];
+            out[2 * row + 1][2 * i] = low[LANES / 2 + i];
+            out[2 * row + 1][2 * i + 1] = high[LANES / 2 + i];
+        }
+    }
+    out
 }
 
 /// Writes rows as right operands whose depth is the tokens: `[column / 16][pair of tokens][column % 16]`, with room for
@@ -266,7 +318,7 @@ pub(crate) fn forward(
 ) -> Magnitude {
     let (tokens, room) = (group.tokens, group.tokens.div_ceil(2));
     let (mut keys, mut values) = (std::mem::take(&mut scratch.keys), std::mem::take(&mut scratch.values));
-    across_tokens(head, group.keys, 0, tokens, &mut keys);
+    across_tokens(isa, head, group.keys, 0, tokens, &mut keys);
     along_tokens(isa, head, group.values, 0, tokens, room, &mut values);
     let seen = KeysValues { keys: &keys, values: &values, room };
     let mut worst = 0;

@@ -89,8 +89,8 @@ pub(crate) fn backward(
     scratch: &mut BackwardScratch,
 ) -> Magnitude {
     let (tokens, words, stride) = (group.tokens, head.words(), gradient_stride(head, group.heads));
-    across_tokens(head, group.keys, 0, tokens, &mut scratch.keys);
-    across_tokens(head, group.values, 0, tokens, &mut scratch.values);
+    across_tokens(isa, head, group.keys, 0, tokens, &mut scratch.keys);
+    across_tokens(isa, head, group.values, 0, tokens, &mut scratch.values);
     along_tokens(isa, head, group.keys, 0, tokens, tokens.div_ceil(2), &mut scratch.keys_along);
     scratch.gradients[..tokens * stride].fill(0.0);
     let mut worst = 0;
@@ -142,7 +142,7 @@ impl HeadPass<'_> {
         for first in (0..self.tokens).step_by(LANES) {
             let count = (self.tokens - first).min(LANES);
             let from = |rows: HeadRows<'_>, out: &mut [u32]| {
-                across_tokens(self.head, rows.skip(first * rows.stride), 0, count, out);
+                across_tokens(self.isa, self.head, rows.skip(first * rows.stride), 0, count, out);
             };
             from(outputs, &mut scratch.outputs_across);
             from(self.grads, &mut scratch.grads_across);

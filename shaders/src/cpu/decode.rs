@@ -219,7 +219,7 @@ impl Step<'_> {
             let of = |word: usize| HeadRows { words: &room.rotated, stride: sizes.qkv_pairs() }.skip(word);
             let keys = &mut layer.keys[group * across..][..across];
             let values = &mut layer.values[group * along..][..along];
-            across_tokens(sizes.head, of(key), self.tokens.start, count, keys);
+            across_tokens(self.isa, sizes.head, of(key), self.tokens.start, count, keys);
             along_tokens(self.isa, sizes.head, of(value), self.tokens.start, count, slots, values);
             let seen = KeysValues { keys, values, room: slots };
             for head in 0..sizes.group {
