@@ -14,8 +14,9 @@
 //! in panels of 16 columns already. A whole depth at a time stays in registers, and one panel pair in the first-level
 //! cache while the rows pass by.
 
-use super::isa::Isa;
+use super::isa::{Isa, kernel};
 use super::memory::{BLOCK_PAIRS, LANES, Tile, TokenPanels};
+use super::rows::split;
 use super::tiles;
 
 /// How depth runs through an operand: `blocks` times `pairs` words.
@@ -216,18 +217,43 @@ fn multiply(walk: &Walk<'_>, row: usize, col: usize, rows: usize, panels: usize,
 /// Takes rows apart into `[tile of rows][depth][row]`, as the tiles without bfloat16 products read them.
 fn unpack(isa: Isa, left: &Left<'_>, rows: usize, depth: Depth, out: &mut Unpacked) {
     let (height, pairs) = (tiles::height(isa), depth.blocks * depth.pairs);
-    out.clear();
     out.resize(rows.next_multiple_of(height) * 2 * pairs, 0.0);
-    for row in 0..rows {
-        let tile = &mut out[row / height * height * 2 * pairs..][..height * 2 * pairs];
-        let mut depths = tile.chunks_exact_mut(2 * height);
-        for block in 0..depth.blocks {
-            let words = &left.words[left.at(row) + block * left.block..];
-            for (word, at) in words.iter().step_by(left.pair).take(depth.pairs).zip(&mut depths) {
-                at[row % height] = f32::from_bits(word & 0xffff_0000);
-                at[height + row % height] = f32::from_bits(word << 16);
-            }
+    for (first, tile) in (0..rows).step_by(height).zip(out.chunks_exact_mut(height * 2 * pairs)) {
+        for (block, out) in tile.chunks_exact_mut(height * 2 * depth.pairs).enumerate() {
+            // Rows past the last are not looked at: any will do.
+            let row = |row: usize| left.at((first + row).min(rows - 1)) + block * left.block;
+            let starts = std::array::from_fn(row);
+            unpack_tile(isa, left.words, starts, left.pair, height, out);
         }
+    }
+}
+
+kernel! {
+    /// One block of a tile of rows, each from its start on, to `[depth][row]`.
+    fn unpack_tile(
+        words: &[u32], starts: [usize; tiles::HEIGHT_MAX], pair: usize, height: usize, out: &mut [f32],
+    ) {
+        match height {
+            8 => unpack_columns::<8>(words, starts, pair, out),
+            6 => unpack_columns::<6>(words, starts, pair, out),
+            _ => unpack_columns::<2>(words, starts, pair, out),
+        }
+    }
+}
+
+#[inline(always)]
+fn unpack_columns<const HEIGHT: usize>(
+    words: &[u32],
+    starts: [usize; tiles::HEIGHT_MAX],
+    pair: usize,
+    out: &mut [f32],
+) {
+    let rows: [&[u32]; HEIGHT] = std::array::from_fn(|row| &words[starts[row]..]);
+    let mut place = 0;
+    for depths in out.as_chunks_mut::<HEIGHT>().0.as_chunks_mut::<2>().0 {
+        let column: [u32; HEIGHT] = std::array::from_fn(|row| rows[row][place]);
+        *depths = [column.map(|word| split(word)[0]), column.map(|word| split(word)[1])];
+        place += pair;
     }
 }
 

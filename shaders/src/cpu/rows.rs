@@ -75,9 +75,11 @@ pub(crate) fn tree(values: &[f32]) -> f32 {
 
 #[inline(always)]
 fn filled<const N: usize>(values: &[f32]) -> [f32; N] {
-    let mut block = [0.0; N];
-    block[..values.len()].copy_from_slice(values);
-    block
+    values.first_chunk().copied().unwrap_or_else(|| {
+        let mut block = [0.0; N];
+        block[..values.len()].copy_from_slice(values);
+        block
+    })
 }
 
 /// Sums a block by halving.

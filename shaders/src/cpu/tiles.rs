@@ -23,6 +23,8 @@ pub(crate) const fn height(isa: Isa) -> usize {
     }
 }
 
+const _: () = assert!(height(Isa::Avx512) == HEIGHT_MAX, "the tallest tile");
+
 /// Where an operand's words lie: distances between rows (or panels), blocks of depth and pairs of depth, in words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {
