@@ -1,1 +1,74 @@
-//! neuroshard-cli
+//! Every command of `neuroshard`, for any runtime: the program is `fn main() -> ExitCode { neuroshard_cli::main(runtime) }`.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed; the reason is on standard error |
+//! | 2 | wrong command line or configuration |
+//! | 3 | the data directory is in use by another process |
+//! | 4 | the device that was demanded is not there |
+//! | 130 | quit without saving |
+
+mod args;
+mod book;
+mod commands;
+mod display;
+mod engine;
+mod failure;
+mod log;
+mod run;
+pub mod settings;
+mod signals;
+pub mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use neuroshard_host::runtime::Runtime;
+
+use crate::args::{Cli, Command, DataCommand, KeysCommand};
+use crate::failure::Failure;
+use crate::log::Log;
+use crate::settings::Settings;
+
+/// Runs the program with the process's own arguments.
+pub fn main(runtime: impl Runtime) -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&runtime, &cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if cli.common.json {
+                println!("{}", serde_json::json!({ "event": "error", "message": failure.message }));
+            }
+            eprintln!("neuroshard: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
+    let flags = match &cli.command {
+        None => cli.run.settings(),
+        Some(Command::Run(flags)) => flags.settings().or(cli.run.settings()),
+        Some(Command::Doctor(flags)) => {
+            Settings { adapter: flags.adapter.clone(), threads: flags.threads.map(usize::from), ..cli.run.settings() }
+        }
+        Some(_) => cli.run.settings(),
+    };
+    if !matches!(cli.command, None | Some(Command::Run(_))) && cli.run.settings() != Settings::default() {
+        return Err(Failure::usage("flags of `neuroshard run` stand before another command; leave them out"));
+    }
+    let settings = Settings::gather(flags.or(cli.common.settings()), cli.common.config.as_deref())?;
+    let log = Log::start(settings.log.as_deref())?;
+    match &cli.command {
+        None | Some(Command::Run(_)) => run::run(runtime, &settings, &log),
+        Some(Command::Status) => commands::status::status(&settings),
+        Some(Command::Doctor(_)) => commands::doctor::doctor(&settings),
+        Some(Command::Params) => commands::params::params(&settings),
+        Some(Command::Data(DataCommand::Pack { paths, out, preset })) => {
+            commands::data::pack(&settings, paths, out, *preset)
+        }
+        Some(Command::Keys(KeysCommand::Backup { file })) => commands::keys::backup(&settings, file),
+        Some(Command::Keys(KeysCommand::Restore { file })) => commands::keys::restore(&settings, file),
+    }
+}

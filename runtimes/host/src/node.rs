@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output};
+use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output, Progress};
 use neuroshard_proto::{Step, Time};
 use neuroshard_shaders::engine::Engine;
 
@@ -51,8 +51,8 @@ pub trait Tap: Send {
 /// What the loop tells whoever watches.
 #[derive(Clone, Debug)]
 pub enum Report {
-    /// The core told something.
-    Event { at: Time, event: Event },
+    /// The core told something, and so far training had come.
+    Event { at: Time, event: Event, progress: Progress },
     /// The journal waits for room on the disk.
     StoreWaits { why: String },
     /// There is room again.
@@ -142,6 +142,7 @@ impl Live {
     pub fn snapshot(&self) -> Follower {
         let mut follower = self.follower().clone();
         follower.status.uptime_ms = Some(u64::try_from(self.clock.uptime().as_millis()).unwrap_or(u64::MAX));
+        follower.status.at_ms = Some(self.clock.now().as_ms());
         follower.status.store_bytes = self.store.bytes_used();
         follower
     }
@@ -382,9 +383,10 @@ impl Node {
     }
 
     fn on_event(&mut self, now: Time, event: Event) {
+        let progress = self.core.progress();
         {
             let mut follower = self.live.follower();
-            follower.on_event(now, &event);
+            follower.on_event(now, &event, &progress);
             self.live.metrics.on_event(&event, &follower, self.live.store.bytes_used());
         }
         match &event {
@@ -396,7 +398,7 @@ impl Node {
             }
             _ => {}
         }
-        self.reports.send(Report::Event { at: now, event });
+        self.reports.send(Report::Event { at: now, event, progress });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use neuroshard_core::{Event, ModeReason, SavedState};
+use neuroshard_core::{Event, ModeReason, Progress, SavedState};
 use neuroshard_proto::{Manifest, Time, WIRE_VERSION};
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,8 @@ pub struct Status {
     /// Bytes of all blobs in the store.
     pub store_bytes: u64,
     pub uptime_ms: Option<u64>,
+    /// The network's time of this status.
+    pub at_ms: Option<u64>,
     /// The last thing that went wrong, in words.
     pub trouble: Option<String>,
 }
@@ -146,6 +148,7 @@ impl Status {
             voids: 0,
             store_bytes: 0,
             uptime_ms: None,
+            at_ms: None,
             trouble: None,
         }
     }
@@ -154,11 +157,16 @@ impl Status {
     pub fn on_restored(&mut self, newest: Option<&SavedState>) {
         let Some(SavedState { snapshot, progress }) = newest else { return };
         self.step = snapshot.step.0;
+        self.on_progress(progress);
+        self.saved =
+            Some(Saved { step: snapshot.step.0, root: snapshot.root.to_string(), bytes: snapshot.bytes, at_ms: None });
+    }
+
+    /// Notes how far training has come.
+    pub fn on_progress(&mut self, progress: &Progress) {
         self.tokens = progress.tokens;
         self.trained_ms = progress.trained_ms;
         self.voids = progress.voids;
-        self.saved =
-            Some(Saved { step: snapshot.step.0, root: snapshot.root.to_string(), bytes: snapshot.bytes, at_ms: None });
     }
 }
 
@@ -187,10 +195,13 @@ impl Follower {
         }
     }
 
-    /// Takes note of what the core tells.
-    pub fn on_event(&mut self, now: Time, event: &Event) {
+    /// Takes note of what the core tells, and of how far training had come then.
+    pub fn on_event(&mut self, now: Time, event: &Event, progress: &Progress) {
         let loss = self.loss_of(event);
         let status = &mut self.status;
+        if progress.tokens > 0 {
+            status.on_progress(progress);
+        }
         match event {
             Event::TierMeasured { layer_us, tier } => {
                 status.tier = Some(tier.to_string());
@@ -207,7 +218,6 @@ impl Follower {
             }
             Event::Stepped { step, tokens, .. } => {
                 status.step = step.0;
-                status.tokens = status.tokens.saturating_add(*tokens);
                 status.loss = loss;
                 self.on_tokens(now, *tokens);
                 if let Some(loss) = loss {
@@ -217,7 +227,6 @@ impl Follower {
                     }
                 }
             }
-            Event::BatchVoid { voids, .. } => status.voids = *voids,
             Event::HeldOut { .. } => status.held_out = loss,
             Event::Saved { step, root, bytes } => {
                 status.saved =

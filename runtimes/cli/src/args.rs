@@ -1,0 +1,208 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::Settings;
+use crate::values::{Adapter, ModeWish, PresetName, Seed, Size};
+
+const EXIT_CODES: &str = "\
+Settings come from flags, then NEUROSHARD_* environment variables (NEUROSHARD_DATA_DIR, ...), then the configuration file \
+(~/.config/neuroshard/config.toml unless --config names another), then defaults.
+
+Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong command line or configuration; 3 the data \
+directory is in use by another process; 4 the device that was demanded is not there; 130 quit without saving.";
+
+/// Trains one language model together with whoever wants to, starting with this machine alone.
+///
+/// Without a command, `neuroshard run`.
+#[derive(Debug, Parser)]
+#[command(name = "neuroshard", version = version(), after_long_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) run: RunFlags,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// The program's version and the wire's.
+pub(crate) fn version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{} (wire version {})", env!("CARGO_PKG_VERSION"), neuroshard_proto::WIRE_VERSION));
+    &TEXT
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// Where keys, data and weights lie [default: ~/.local/share/neuroshard]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A configuration file (TOML)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// What to log to standard error: a level, or a list like warn,neuroshard_host=debug
+    #[arg(long, value_name = "FILTER", global = true)]
+    pub(crate) log: Option<String>,
+    /// One JSON object a line instead of words
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RunFlags {
+    /// Text to train on: files and folders, `book` (this project's own text) or `synthetic` [default: book]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) data: Option<Vec<PathBuf>>,
+    /// The model: nano, micro or genesis [default: nano]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<PresetName>,
+    /// Stop after so many optimizer steps since the network's beginning
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// Any text; equal seeds and data give equal weights, bit for bit [default: random]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) seed: Option<Seed>,
+    /// What computes: auto, cpu, gpu or gpu:NAME [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) adapter: Option<Adapter>,
+    /// Memory the node may use [default: all of it]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
+    /// Disk that data and snapshots may use together [default: 16GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Size>,
+    /// Threads of the CPU [default: all, at low priority]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// How to contribute, where the node qualifies: auto, solo, async, idle, ... [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<ModeWish>,
+    /// Write a trace of every input to a new file, for `neuroshard replay`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// Port of the local HTTP API on 127.0.0.1 [default: the system chooses]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) api_port: Option<u16>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train: found a network in a new data directory, or go on with the one that is there
+    Run(RunFlags),
+    /// Tell how the node stands, whether it runs or not
+    Status,
+    /// Look for what could keep a node from working, one line each
+    Doctor(DoctorFlags),
+    /// Print the protocol's numbers as they are in force
+    Params,
+    /// Work with text
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Work with the secret keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorFlags {
+    /// The device to look at [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) adapter: Option<Adapter>,
+    /// Threads of the CPU [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Pack text into a directory that `--data` takes: pack once, train many times
+    Pack {
+        /// Files and folders of text
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// A new or empty directory
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The model whose sequences must fit into a shard [default: genesis, which suits all]
+        #[arg(long, value_name = "NAME")]
+        preset: Option<PresetName>,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Write the keys to a new file. Whoever has it is you
+    Backup { file: PathBuf },
+    /// Put the keys of a backup into a data directory that has none
+    Restore { file: PathBuf },
+}
+
+impl Common {
+    /// The flags as settings.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            data_dir: self.data_dir.clone(),
+            log: self.log.clone(),
+            json: self.json.then_some(true),
+            ..Settings::default()
+        }
+    }
+}
+
+impl RunFlags {
+    /// The flags as settings.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            data: self.data.clone(),
+            preset: self.preset,
+            steps: self.steps,
+            seed: self.seed.clone(),
+            adapter: self.adapter.clone(),
+            memory: self.memory,
+            disk: self.disk,
+            threads: self.threads.map(usize::from),
+            mode: self.mode,
+            record: self.record.clone(),
+            api_port: self.api_port,
+            ..Settings::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_flags_are_those_of_run() {
+        let cli = Cli::try_parse_from(["neuroshard", "--steps", "5", "--data", "a", "b"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.run.settings().steps, Some(5));
+        assert_eq!(cli.run.settings().data.map(|data| data.len()), Some(2));
+        let cli = Cli::try_parse_from(["neuroshard", "run", "--steps", "5", "--data-dir", "x"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Run(RunFlags { steps: Some(5), .. }))));
+        assert_eq!(cli.common.settings().data_dir, Some("x".into()));
+    }
+
+    #[test]
+    fn a_wrong_value_is_answered_with_what_would_be_right() {
+        let message = |args: &[&str]| Cli::try_parse_from(args).unwrap_err().to_string();
+        let error = message(&["neuroshard", "--preset", "nanno"]);
+        assert!(error.contains("there are nano, micro and genesis"), "{error}");
+        assert!(message(&["neuroshard", "--threads", "0"]).contains("1..=1024"));
+        assert!(message(&["neuroshard", "--step", "5"]).contains("--steps"));
+    }
+}

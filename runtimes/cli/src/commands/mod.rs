@@ -1,0 +1,7 @@
+//! The commands beside `run`.
+
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod keys;
+pub(crate) mod params;
+pub(crate) mod status;

@@ -1,0 +1,69 @@
+//! `neuroshard status`: how the node stands, asked of the node if it runs and read from its journal if not.
+
+use std::io::{self, Write};
+
+use neuroshard_host::api::running_status;
+use neuroshard_host::directory::Paths;
+use neuroshard_host::home::Visit;
+use neuroshard_host::status::{Loss, Status};
+use neuroshard_host::store::ByteCount;
+
+use crate::display::{count, duration, short_path};
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+pub(crate) fn status(settings: &Settings) -> Result<(), Failure> {
+    let root = settings.data_dir()?;
+    let paths = Paths::of_existing(&root)?;
+    let status = match running_status(&paths) {
+        Some(status) => status,
+        None => Visit::open(&root)?.status(),
+    };
+    let written = if settings.json.unwrap_or(false) {
+        serde_json::to_string(&status).map_err(io::Error::from).and_then(|text| writeln!(io::stdout(), "{text}"))
+    } else {
+        io::stdout().write_all(words(&status).as_bytes())
+    };
+    written.map_err(|error| Failure::new(format!("standard output cannot be written: {error}")))
+}
+
+/// A status as lines of name and value.
+fn words(status: &Status) -> String {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let state = match (status.running, status.process) {
+        (true, Some(process)) => {
+            let up = status.uptime_ms.map_or(String::new(), |ms| format!(" for {}", duration(ms)));
+            format!("running{up} as process {process}")
+        }
+        _ => "not running".to_owned(),
+    };
+    lines.push(("node", format!("{:.16}, {state}", status.node)));
+    lines.push(("network", format!("{:.16}", status.network)));
+    lines.push(("data", short_path(&status.data_dir)));
+    lines.push(("text", format!("{}, {}", status.data, ByteCount(status.text_bytes))));
+    lines.push(("model", format!("{}, {} parameters", status.preset, count(status.parameters))));
+    let limit = status.steps_limit.map_or(String::new(), |limit| format!(" of {limit}"));
+    let trained = format!("{} tokens in {}", count(status.tokens), duration(status.trained_ms));
+    lines.push(("step", format!("{}{limit}, {trained}", status.step)));
+    let loss =
+        |loss: &Loss| format!("{:.3} nats, {:.3} bits/byte, at step {}", loss.nats, loss.bits_per_byte, loss.step);
+    lines.extend(status.loss.as_ref().map(|value| ("loss", loss(value))));
+    lines.extend(status.held_out.as_ref().map(|value| ("held out", loss(value))));
+    lines.extend(status.tokens_per_s.map(|speed| ("speed", format!("{} tokens/s", count(speed as u64)))));
+    let reason = |reason: &Option<String>| reason.as_ref().map_or(String::new(), |text| format!(" ({text})"));
+    lines.extend(status.adapter.as_ref().map(|name| ("adapter", format!("{name}{}", reason(&status.adapter_reason)))));
+    if let (Some(tier), Some(layer_us)) = (&status.tier, status.layer_us) {
+        lines.push(("tier", format!("{tier}, {:.2} ms a layer", layer_us as f64 / 1000.0)));
+    }
+    lines.extend(status.mode.as_ref().map(|mode| ("mode", format!("{mode}{}", reason(&status.mode_reason)))));
+    let saved = status.saved.as_ref().map_or("nothing yet".to_owned(), |saved| {
+        format!("step {}, {}, root {:.16}", saved.step, ByteCount(saved.bytes), saved.root)
+    });
+    lines.push(("saved", saved));
+    lines.push(("store", ByteCount(status.store_bytes).to_string()));
+    if status.voids > 0 {
+        lines.push(("void", format!("{} batches", status.voids)));
+    }
+    lines.extend(status.trouble.as_ref().map(|trouble| ("trouble", trouble.clone())));
+    lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
+}

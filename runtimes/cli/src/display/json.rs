@@ -1,0 +1,235 @@
+//! One JSON object a line, for scripts. Names and meanings are stable; new fields and events may come.
+
+use std::io::{self, Write};
+
+use neuroshard_core::{Event, Recovery};
+use neuroshard_host::metrics::job_name;
+use neuroshard_host::node::{Cause, Report};
+use neuroshard_host::status::{Follower, reason_text};
+use serde::Serialize;
+
+use super::{Display, News};
+
+/// Losses are nats per token; times are milliseconds of the network.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line<'a> {
+    Opened {
+        version: &'a str,
+        data_dir: &'a str,
+        node: &'a str,
+        adapter: &'a str,
+        adapter_reason: &'a str,
+    },
+    Founded {
+        network: String,
+        preset: &'a str,
+        data: &'a str,
+        text_bytes: u64,
+        shards: usize,
+        skipped_files: u64,
+    },
+    Started {
+        network: String,
+        preset: &'a str,
+        parameters: u64,
+        data: &'a str,
+        api: &'a str,
+    },
+    Tier {
+        tier: String,
+        layer_us: u64,
+    },
+    Mode {
+        mode: String,
+        reason: String,
+    },
+    Ready {
+        step: u64,
+        root: String,
+    },
+    Step {
+        step: u64,
+        loss: f64,
+        bits_per_byte: f64,
+        /// Tokens trained on since genesis.
+        tokens: u64,
+        tokens_per_s: Option<f64>,
+        /// Global gradient norm before clipping, and the learning rate.
+        norm: f32,
+        rate: f32,
+        at_ms: u64,
+    },
+    Void {
+        step: u64,
+        voids: u64,
+    },
+    HeldOut {
+        step: u64,
+        loss: f64,
+        bits_per_byte: f64,
+        at_ms: u64,
+    },
+    Saved {
+        step: u64,
+        root: String,
+        bytes: u64,
+        data_dir: &'a str,
+        at_ms: u64,
+    },
+    Fault {
+        job: &'a str,
+        fault: String,
+        then: &'a str,
+    },
+    Diverged {
+        step: u64,
+    },
+    StoreFull {
+        why: &'a str,
+    },
+    StoreRecovered,
+    RecordingEnded {
+        why: &'a str,
+    },
+    /// The reader was too slow, and so many events are missing before the next line.
+    Lost {
+        events: u64,
+    },
+    Peer {
+        node: String,
+        up: bool,
+    },
+    Rejected {
+        why: String,
+    },
+    Limit {
+        step: u64,
+    },
+    Stopping,
+    Stopped {
+        step: u64,
+        saved: Option<u64>,
+        cause: &'a str,
+    },
+}
+
+/// Writes lines.
+#[derive(Debug)]
+pub(crate) struct Json<W> {
+    out: W,
+}
+
+impl<W: Write> Json<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { out }
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+}
+
+impl<W: Write + Send> Display for Json<W> {
+    fn show(&mut self, news: &News<'_>, follower: Option<&Follower>) -> io::Result<()> {
+        match news {
+            News::Opened(opened) => self.line(&Line::Opened {
+                version: &opened.version,
+                data_dir: &opened.data_dir,
+                node: &opened.node,
+                adapter: &opened.adapter,
+                adapter_reason: &opened.adapter_reason,
+            }),
+            News::Founded { network, skipped } => self.line(&Line::Founded {
+                network: network.genesis.network().to_string(),
+                preset: network.model_name(),
+                data: &network.source,
+                text_bytes: network.manifest.text_bytes,
+                shards: network.manifest.shards.len(),
+                skipped_files: skipped.binary + skipped.empty + skipped.hidden + skipped.links + skipped.special,
+            }),
+            News::Started { network, api } => self.line(&Line::Started {
+                network: network.genesis.network().to_string(),
+                preset: network.model_name(),
+                parameters: network.genesis.model.parameters(),
+                data: &network.source,
+                api,
+            }),
+            News::Report(report) => match report_line(report, follower) {
+                Some(line) => self.line(&line),
+                None => Ok(()),
+            },
+            News::Stopping { times: 1 } => self.line(&Line::Stopping),
+            News::Ended(ended) => self.line(&Line::Stopped {
+                step: ended.step.0,
+                saved: ended.saved.map(|step| step.0),
+                cause: match ended.cause {
+                    Cause::Done => "done",
+                    Cause::Failed => "failed",
+                    Cause::Diverged => "diverged",
+                },
+            }),
+            News::Packing { .. } | News::Stopping { .. } | News::Log(_) => Ok(()),
+        }
+    }
+}
+
+fn report_line<'a>(report: &'a Report, follower: Option<&'a Follower>) -> Option<Line<'a>> {
+    let (at, event) = match report {
+        Report::Event { at, event, .. } => (at.as_ms(), event),
+        Report::StoreWaits { why } => return Some(Line::StoreFull { why }),
+        Report::StoreRecovered => return Some(Line::StoreRecovered),
+        Report::RecordingEnded { why } => return Some(Line::RecordingEnded { why }),
+        Report::Lost { reports } => return Some(Line::Lost { events: *reports }),
+    };
+    let loss = || follower?.loss_of(event);
+    Some(match event {
+        Event::TierMeasured { layer_us, tier } => Line::Tier { tier: tier.to_string(), layer_us: *layer_us },
+        Event::ModeChosen { mode, reason } => Line::Mode { mode: mode.to_string(), reason: reason_text(reason) },
+        Event::StateReady { step, root } => Line::Ready { step: step.0, root: root.to_string() },
+        Event::Stepped { step, norm, rate, .. } => {
+            let (loss, status) = (loss()?, &follower?.status);
+            Line::Step {
+                step: step.0,
+                loss: loss.nats,
+                bits_per_byte: loss.bits_per_byte,
+                tokens: status.tokens,
+                tokens_per_s: status.tokens_per_s,
+                norm: f32::from_bits(norm.to_bits()),
+                rate: f32::from_bits(rate.to_bits()),
+                at_ms: at,
+            }
+        }
+        Event::BatchVoid { step, voids, .. } => Line::Void { step: step.0, voids: *voids },
+        Event::HeldOut { step, .. } => {
+            let loss = loss()?;
+            Line::HeldOut { step: step.0, loss: loss.nats, bits_per_byte: loss.bits_per_byte, at_ms: at }
+        }
+        Event::Saved { step, root, bytes } => {
+            let data_dir = follower.map_or("", |follower| &follower.status.data_dir);
+            Line::Saved { step: step.0, root: root.to_string(), bytes: *bytes, data_dir, at_ms: at }
+        }
+        Event::JobFailed { job, fault, then } => {
+            let then = match then {
+                Recovery::Later { .. } => "later",
+                Recovery::Reload { .. } => "reload",
+                Recovery::Stop => "stop",
+            };
+            Line::Fault { job: job_name(*job), fault: fault.to_string(), then }
+        }
+        Event::JobLate { job } => {
+            Line::Fault { job: job_name(*job), fault: "no answer came in time".to_owned(), then: "reload" }
+        }
+        Event::Diverged { step, .. } => Line::Diverged { step: step.0 },
+        Event::PeerUp { node } => Line::Peer { node: node.to_string(), up: true },
+        Event::PeerDown { node } => Line::Peer { node: node.to_string(), up: false },
+        Event::Rejected { reject } => Line::Rejected { why: format!("{reject:?}") },
+        Event::StepLimit { step } => Line::Limit { step: step.0 },
+        // The end of the loop follows and says more.
+        Event::Stopped { .. } => return None,
+        _ => return None,
+    })
+}

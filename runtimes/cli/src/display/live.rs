@@ -1,0 +1,316 @@
+//! The live panel: a few lines at the bottom of the terminal that always show how things stand; what happens once goes into
+//! the lines above and stays there.
+
+use std::io::{self, Stdout};
+
+use neuroshard_core::Event;
+use neuroshard_host::node::Report;
+use neuroshard_host::status::{Follower, Loss};
+use neuroshard_host::store::ByteCount;
+use ratatui::backend::{Backend, CrosstermBackend};
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Constraint, Layout, Position, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize as _};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, BorderType, Paragraph, Widget};
+use ratatui::{Terminal, TerminalOptions, Viewport};
+
+use super::plain::{ended_words, event_words, notice_words, opening_lines, stopping_words};
+use super::words::{count, duration, grouped, short_path, sparkline};
+use super::{Display, News};
+
+/// Lines of the panel.
+const HEIGHT: u16 = 8;
+/// A narrower or lower terminal gets plain lines.
+const COLUMNS_MIN: u16 = 60;
+const ROWS_MIN: u16 = HEIGHT + 2;
+/// Width of the names on the left.
+const NAME: u16 = 10;
+
+/// A panel on a terminal.
+#[derive(Debug)]
+pub(crate) struct Live<B: Backend> {
+    terminal: Terminal<B>,
+    panel: Panel,
+    begun: bool,
+}
+
+impl Live<CrosstermBackend<Stdout>> {
+    /// A panel at the bottom of the terminal that standard output is.
+    ///
+    /// # Errors
+    /// If the terminal is too small or does not say where its cursor is.
+    pub(crate) fn on_terminal() -> io::Result<Self> {
+        Self::new(CrosstermBackend::new(io::stdout()))
+    }
+}
+
+impl<B: Backend<Error: Into<io::Error>>> Live<B> {
+    fn new(backend: B) -> io::Result<Self> {
+        let size = backend.size().map_err(Into::into)?;
+        if size.width < COLUMNS_MIN || size.height < ROWS_MIN {
+            return Err(io::Error::other("the terminal is too small for the panel"));
+        }
+        let options = TerminalOptions { viewport: Viewport::Inline(HEIGHT) };
+        let terminal = Terminal::with_options(backend, options).map_err(Into::into)?;
+        Ok(Self { terminal, panel: Panel::default(), begun: false })
+    }
+
+    /// Puts a line above the panel.
+    fn above(&mut self, name: &str, text: &str) -> io::Result<()> {
+        let width = self.terminal.size().map_err(Into::into)?.width.saturating_sub(NAME).max(20);
+        let lines = wrapped(text, usize::from(width));
+        let warning = name.chars().any(char::is_uppercase);
+        let style = if warning { Style::new().fg(Color::Red).bold() } else { Style::new().dim() };
+        let height = u16::try_from(lines.len()).unwrap_or(u16::MAX);
+        let draw = |buffer: &mut Buffer| {
+            for (index, line) in lines.iter().enumerate() {
+                let name = if index == 0 { name } else { "" };
+                let name = Span::styled(format!("{name:<width$}", width = usize::from(NAME)), style);
+                let y = buffer.area.y + index as u16;
+                Line::from(vec![name, Span::raw(line)]).render(Rect { y, height: 1, ..buffer.area }, buffer);
+            }
+        };
+        self.terminal.insert_before(height, draw).map_err(Into::into)
+    }
+
+    /// Moves to the line below the panel.
+    fn leave(&mut self) -> io::Result<()> {
+        let area = self.terminal.get_frame().area();
+        let below = Position { x: 0, y: area.bottom().saturating_sub(1) };
+        self.terminal.set_cursor_position(below).map_err(Into::into)?;
+        self.terminal.backend_mut().append_lines(1).map_err(Into::into)?;
+        Backend::flush(self.terminal.backend_mut()).map_err(Into::into)
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        if self.begun {
+            let panel = &self.panel;
+            self.terminal.draw(|frame| panel.render(frame.area(), frame.buffer_mut())).map_err(Into::into)?;
+        }
+        Ok(())
+    }
+}
+
+/// Cuts text into lines at spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        let length = line.chars().count();
+        if length > 0 && length + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            if length > 0 {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+impl<B: Backend<Error: Into<io::Error>> + Send> Display for Live<B> {
+    fn show(&mut self, news: &News<'_>, follower: Option<&Follower>) -> io::Result<()> {
+        match news {
+            News::Packing { done, of } => {
+                self.begun = true;
+                self.panel.packing = Some((*done, *of));
+                return self.draw();
+            }
+            News::Started { network, .. } => {
+                self.begun = true;
+                self.panel.packing = None;
+                self.panel.horizon = u64::from(network.genesis.training.horizon);
+                return self.draw();
+            }
+            News::Report(Report::Event { event, .. }) => {
+                let once = matches!(
+                    event,
+                    Event::StateReady { .. }
+                        | Event::BatchVoid { .. }
+                        | Event::JobFailed { .. }
+                        | Event::JobLate { .. }
+                        | Event::Diverged { .. }
+                        | Event::PeerUp { .. }
+                        | Event::PeerDown { .. }
+                        | Event::StepLimit { .. }
+                );
+                if let Some((name, text)) = event_words(event, follower).filter(|_| once) {
+                    self.above(name, &text)?;
+                }
+            }
+            News::Report(report) => {
+                let (name, text) = notice_words(report);
+                self.above(name, &text)?;
+            }
+            News::Stopping { times } => {
+                self.panel.foot = Some(stopping_words(*times).to_owned());
+                return self.draw();
+            }
+            News::Log(line) => self.above("log", line)?,
+            News::Ended(ended) => {
+                self.panel.foot = Some(format!("stopped {}", ended_words(ended)));
+                if let Some(follower) = follower {
+                    self.panel.follower = Some(follower.clone());
+                }
+                self.draw()?;
+                // The panel stays as it is; the prompt comes below it.
+                self.terminal.show_cursor().map_err(Into::into)?;
+                self.leave()?;
+            }
+            News::Opened(_) | News::Founded { .. } => {
+                for (name, text) in opening_lines(news) {
+                    self.above(name, &text)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn owns_terminal(&self) -> bool {
+        true
+    }
+
+    fn tick(&mut self, follower: &Follower) -> io::Result<()> {
+        self.begun = true;
+        self.panel.follower = Some(follower.clone());
+        self.draw()
+    }
+}
+
+/// What the panel shows.
+#[derive(Clone, Debug, Default)]
+struct Panel {
+    follower: Option<Follower>,
+    packing: Option<(u64, u64)>,
+    /// Steps of the learning-rate schedule.
+    horizon: u64,
+    /// What the lower border says instead of how to stop.
+    foot: Option<String>,
+}
+
+impl Panel {
+    fn render(&self, area: Rect, buffer: &mut Buffer) {
+        let status = self.follower.as_ref().map(|follower| &follower.status);
+        let mut head = vec![Span::raw(" neuroshard ").bold()];
+        let mut right = Vec::new();
+        if let Some(status) = status {
+            head.push(Span::raw(format!("{} ", status.version)).dim());
+            head.push(Span::raw(format!("─ {}, {} parameters ", status.preset, count(status.parameters))));
+            let mode = status.mode.as_deref().unwrap_or("measuring its speed");
+            right.push(Span::raw(format!(" {mode} ")).fg(Color::Green));
+            if let Some(tier) = &status.tier {
+                right.push(Span::raw(format!("─ {tier} ")));
+            }
+        }
+        let foot = self.foot.clone().unwrap_or_else(|| "Ctrl-C saves and stops".to_owned());
+        let block = Block::bordered()
+            .border_type(BorderType::Rounded)
+            .border_style(Style::new().fg(Color::DarkGray))
+            .title_top(Line::from(head))
+            .title_top(Line::from(right).right_aligned())
+            .title_bottom(Line::from(Span::raw(format!(" {foot} ")).dim()));
+        let inner = block.inner(area);
+        block.render(area, buffer);
+        let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
+        let rows = Layout::vertical([Constraint::Length(1); 6]).split(inner);
+        match (status, self.packing) {
+            (None, Some((done, of))) => {
+                let text = format!("{} of {} of text", ByteCount(done), ByteCount(of));
+                row(rows[0], buffer, "packing", vec![Span::raw(text)]);
+                gauge(rows[1], buffer, done as f64 / of.max(1) as f64);
+            }
+            (None, None) => {}
+            (Some(_), _) => self.render_status(&rows, buffer),
+        }
+    }
+
+    fn render_status(&self, rows: &[Rect], buffer: &mut Buffer) {
+        let Some(follower) = &self.follower else { return };
+        let status = &follower.status;
+        let (goal, words) = match status.steps_limit {
+            Some(limit) => (limit, format!("of {}", grouped(limit))),
+            None => (self.horizon, format!("of {} in the schedule", grouped(self.horizon))),
+        };
+        let step = vec![
+            Span::raw(grouped(status.step)).bold(),
+            Span::raw(format!(" {words}")).dim(),
+            Span::raw(time_left(follower, goal)).dim(),
+        ];
+        let width = step.iter().map(Span::width).sum::<usize>() as u16 + NAME + 2;
+        row(rows[0], buffer, "step", step);
+        let [_, bar] = Layout::horizontal([Constraint::Length(width), Constraint::Min(0)]).areas(rows[0]);
+        gauge(bar, buffer, status.step as f64 / goal.max(1) as f64);
+
+        let waiting = || vec![Span::raw("not measured yet").dim()];
+        row(rows[1], buffer, "loss", status.loss.map_or_else(waiting, |loss| loss_spans(loss, Color::Cyan)));
+        let losses: Vec<f64> = follower.losses.iter().copied().collect();
+        let [_, spark] = Layout::horizontal([Constraint::Length(NAME + 32), Constraint::Min(0)]).areas(rows[1]);
+        let bars = sparkline(&losses, usize::from(spark.width));
+        Paragraph::new(Span::styled(bars, Style::new().fg(Color::Cyan))).render(spark, buffer);
+        let held_out = status.held_out.map_or_else(waiting, |loss| {
+            let mut spans = loss_spans(loss, Color::Yellow);
+            spans.push(Span::raw(format!("at step {}", grouped(loss.step))).dim());
+            spans
+        });
+        row(rows[2], buffer, "held out", held_out);
+
+        let speed = status.tokens_per_s.map_or("-".to_owned(), |speed| count(speed as u64));
+        let amount = format!(", {} tokens in {}", count(status.tokens), duration(status.trained_ms));
+        row(rows[3], buffer, "speed", vec![Span::raw(format!("{speed} tokens/s")).bold(), Span::raw(amount)]);
+        row(rows[4], buffer, "adapter", vec![Span::raw(status.adapter.clone().unwrap_or_default())]);
+        let saved = match (&status.saved, &status.trouble) {
+            (_, Some(trouble)) => vec![Span::styled(trouble.clone(), Style::new().fg(Color::Red))],
+            (Some(saved), None) => {
+                let age = saved.at_ms.zip(status.at_ms).map(|(at, now)| duration(now.saturating_sub(at)));
+                let age = age.map_or(String::new(), |age| format!(", {age} ago"));
+                let place = format!(", in {}", short_path(&status.data_dir));
+                vec![Span::raw(format!("step {}{age}", grouped(saved.step))), Span::raw(place).dim()]
+            }
+            (None, None) => vec![Span::raw(format!("not yet; will be in {}", short_path(&status.data_dir))).dim()],
+        };
+        row(rows[5], buffer, "saved", saved);
+    }
+}
+
+fn loss_spans(loss: Loss, color: Color) -> Vec<Span<'static>> {
+    vec![
+        Span::styled(format!("{:.3} nats", loss.nats), Style::new().fg(color).add_modifier(Modifier::BOLD)),
+        Span::raw(format!("  {:.3} bits/byte  ", loss.bits_per_byte)),
+    ]
+}
+
+/// How long the steps to a goal will take at today's speed.
+fn time_left(follower: &Follower, goal: u64) -> String {
+    let status = &follower.status;
+    let steps = goal.saturating_sub(status.step);
+    let (Some(speed), true) = (status.tokens_per_s.filter(|speed| *speed > 0.0), steps > 0 && status.step > 0) else {
+        return String::new();
+    };
+    let tokens_a_step = status.tokens as f64 / status.step as f64;
+    let ms = steps as f64 * tokens_a_step / speed * 1000.0;
+    format!(", {} left", duration(ms as u64))
+}
+
+fn row(area: Rect, buffer: &mut Buffer, name: &str, content: Vec<Span<'_>>) {
+    let mut spans = vec![Span::raw(format!("{name:<width$}", width = usize::from(NAME))).dim()];
+    spans.extend(content);
+    Line::from(spans).render(area, buffer);
+}
+
+/// A bar with its share in percent.
+fn gauge(area: Rect, buffer: &mut Buffer, share: f64) {
+    let width = usize::from(area.width.saturating_sub(6)).min(40);
+    if width < 5 {
+        return;
+    }
+    let share = share.clamp(0.0, 1.0);
+    let full = (share * width as f64).floor() as usize;
+    let spans = vec![
+        Span::styled("━".repeat(full), Style::new().fg(Color::Cyan)),
+        Span::styled("━".repeat(width - full), Style::new().fg(Color::DarkGray)),
+        Span::raw(format!(" {:.0} %", (share * 100.0).floor())),
+    ];
+    Line::from(spans).render(area, buffer);
+}

@@ -1,0 +1,242 @@
+//! `neuroshard run`: founds a network or finds it again, and trains until it is told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use futures_lite::future;
+use neuroshard_core::{Command, Core};
+use neuroshard_host::api::Api;
+use neuroshard_host::clock::Clock;
+use neuroshard_host::home::Home;
+use neuroshard_host::keys::entropy;
+use neuroshard_host::network::{Expected, Founding, Network, Source};
+use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
+use neuroshard_host::runtime::Runtime;
+use neuroshard_host::status::{Follower, LossScale, Status};
+
+use crate::args::version;
+use crate::book::book;
+use crate::display::{self, Display, News, Opened, TICK};
+use crate::engine::{self, Chosen};
+use crate::failure::Failure;
+use crate::log::Log;
+use crate::settings::Settings;
+use crate::signals::Signals;
+
+/// Runs a node.
+pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Result<(), Failure> {
+    let signals = Signals::listen().map_err(|error| Failure::new(format!("signals cannot be heard: {error}")))?;
+    let chosen = engine::choose(&settings.adapter.clone().unwrap_or_default(), settings.threads)?;
+    let (home, network) = Home::open(&settings.data_dir()?, settings.disk_bytes())?;
+    let mut display = display::choose(settings.json.unwrap_or(false));
+    let opened = Opened {
+        version: version().to_owned(),
+        data_dir: home.paths().root().display().to_string(),
+        node: home.keys.node_id().to_string(),
+        adapter: chosen.description.clone(),
+        adapter_reason: chosen.reason.clone(),
+    };
+    show(&mut *display, &News::Opened(&opened))?;
+    let network = match network {
+        Some(network) => {
+            network.check(home.paths(), &expected(settings)).map_err(Failure::new)?;
+            network
+        }
+        None => found(&home, settings, &mut *display)?,
+    };
+    let data_bytes = 2 * network.manifest.tokens();
+    let (core, start) = home.restore(&network, settings.operator(data_bytes))?;
+    let follower = follower(&home, &network, &core, settings, &chosen);
+    let tap = None;
+    let _ = start;
+    let setup = Setup {
+        core,
+        clock: Clock::start(network.genesis.created_unix_ms),
+        store: Arc::clone(&home.store),
+        engine: chosen.engine,
+        factory: chosen.factory,
+        tap,
+        follower,
+    };
+    let (node, handle, reports) = Node::new(setup)?;
+    let port = settings.api_port.unwrap_or(0);
+    let api = Api::start(runtime, home.paths(), port, Arc::clone(&handle.live)).map_err(Failure::new)?;
+    show(&mut *display, &News::Started { network: &network, api: api.address().to_string() })?;
+    signals.attach(handle.clone());
+    let watcher = Watcher {
+        runtime: runtime.clone(),
+        display,
+        follower: handle.live.snapshot(),
+        handle,
+        reports,
+        signals,
+        log: log.clone(),
+        stopping: 0,
+        unseen: false,
+    };
+    let ended = watcher.watch_while(|| runtime.block_on(node.run(runtime)))?;
+    drop(api);
+    verdict(&ended)
+}
+
+/// What the operator asks of a network that is there already.
+pub(crate) fn expected(settings: &Settings) -> Expected {
+    Expected {
+        model: settings.wanted_specs(),
+        seed: settings.seed.as_ref().map(crate::values::Seed::hash),
+        source: settings.data.as_ref().map(|_| source(settings).to_string()),
+    }
+}
+
+/// Where the data of a new network comes from.
+fn source(settings: &Settings) -> Source<'static> {
+    let Some(paths) = &settings.data else { return Source::Book(book()) };
+    match &paths[..] {
+        [one] if one.as_os_str() == "book" => Source::Book(book()),
+        [one] if one.as_os_str() == "synthetic" => Source::Synthetic,
+        _ => Source::Paths(paths.clone()),
+    }
+}
+
+/// Founds a network as the settings want it.
+pub(crate) fn found(home: &Home, settings: &Settings, display: &mut dyn Display) -> Result<Network, Failure> {
+    let (model, training) = settings.specs();
+    let seed = match &settings.seed {
+        Some(seed) => seed.hash(),
+        None => entropy().map_err(Failure::new)?,
+    };
+    let founder = home.keys.node_id();
+    let founding = Founding { model, training, params: settings.params(), seed, source: source(settings), founder };
+    let mut unseen = None;
+    let mut progress = |done, of| unseen = display.show(&News::Packing { done, of }, None).err();
+    let (network, skipped) = home.found(&founding, &mut progress)?;
+    if let Some(error) = unseen {
+        return Err(unwatched(&error));
+    }
+    show(display, &News::Founded { network: &network, skipped })?;
+    Ok(network)
+}
+
+fn follower(home: &Home, network: &Network, core: &Core, settings: &Settings, chosen: &Chosen) -> Follower {
+    let data_dir = home.paths().root().display().to_string();
+    let mut status = Status::new(network, home.keys.node_id().to_string(), data_dir);
+    status.on_restored(core.saved_states().last());
+    status.process = Some(std::process::id());
+    status.steps_limit = settings.steps;
+    status.adapter = Some(chosen.description.clone());
+    status.adapter_reason = Some(chosen.reason.clone());
+    Follower::new(status, LossScale::new(&network.manifest))
+}
+
+fn show(display: &mut dyn Display, news: &News<'_>) -> Result<(), Failure> {
+    display.show(news, None).map_err(|error| unwatched(&error))
+}
+
+fn unwatched(error: &std::io::Error) -> Failure {
+    Failure::new(format!("standard output cannot be written: {error}"))
+}
+
+/// Shows what the loop tells, on a thread of its own: a terminal that stands still must not hold up the node.
+struct Watcher<R> {
+    runtime: R,
+    display: Box<dyn Display>,
+    /// As of the last report that was shown.
+    follower: Follower,
+    handle: Handle,
+    reports: async_channel::Receiver<Report>,
+    signals: Signals,
+    log: Log,
+    /// How often the operator asked to stop, as far as it was shown.
+    stopping: u32,
+    /// Nobody looks any more.
+    unseen: bool,
+}
+
+impl<R: Runtime> Watcher<R> {
+    /// Does `work` and shows what it tells.
+    fn watch_while(mut self, work: impl FnOnce() -> Result<Ended, NodeError>) -> Result<Ended, Failure> {
+        let log = self.log.clone();
+        if self.display.owns_terminal() {
+            log.hold();
+        }
+        let done = AtomicBool::new(false);
+        let ended = thread::scope(|scope| {
+            scope.spawn(|| {
+                // Looked at before the reports are, so that the last of them is shown.
+                while !done.load(Ordering::Acquire) {
+                    self.look();
+                }
+                self.look();
+            });
+            let ended = work();
+            done.store(true, Ordering::Release);
+            ended
+        });
+        if let Ok(ended) = &ended {
+            self.show(&News::Ended(ended));
+        }
+        log.release();
+        Ok(ended?)
+    }
+
+    /// Waits a moment for reports and shows them.
+    fn look(&mut self) {
+        let tick = async {
+            self.runtime.sleep(TICK).await;
+            None
+        };
+        let first = self.runtime.block_on(future::or(async { self.reports.recv().await.ok() }, tick));
+        let mut next = first;
+        while let Some(report) = next {
+            if let Report::Event { at, event, progress } = &report {
+                self.follower.on_event(*at, event, progress);
+            }
+            self.show(&News::Report(&report));
+            next = self.reports.try_recv().ok();
+        }
+        for line in self.log.take() {
+            self.show(&News::Log(&line));
+        }
+        let times = self.signals.times();
+        if times > self.stopping {
+            self.stopping = times;
+            self.show(&News::Stopping { times });
+        }
+        let now = self.handle.live.now().as_ms();
+        self.follower.status.at_ms = Some(now);
+        if !self.unseen && self.display.tick(&self.follower).is_err() {
+            self.leave();
+        }
+    }
+
+    fn show(&mut self, news: &News<'_>) {
+        if !self.unseen && self.display.show(news, Some(&self.follower)).is_err() {
+            self.leave();
+        }
+    }
+
+    /// Standard output is closed: whoever started the node is gone, so it saves and stops.
+    fn leave(&mut self) {
+        self.unseen = true;
+        self.handle.command(Command::Stop);
+    }
+}
+
+/// A node that ended because it could not go on has failed.
+fn verdict(ended: &Ended) -> Result<(), Failure> {
+    let saved = match ended.saved {
+        Some(step) => format!("Step {step} is the last one that is safe."),
+        None => "Nothing was saved.".to_owned(),
+    };
+    match ended.cause {
+        Cause::Failed => Err(Failure::new(format!("the node cannot go on; the last fault above says why. {saved}"))),
+        Cause::Diverged => Err(Failure::new(format!(
+            "training diverged: batch after batch left the range of numbers. {saved} A lower learning rate may help."
+        ))),
+        Cause::Done if ended.saved != Some(ended.step) && ended.step.0 > 0 => {
+            Err(Failure::new(format!("step {} could not be saved. {saved}", ended.step)))
+        }
+        Cause::Done => Ok(()),
+    }
+}

@@ -1,0 +1,397 @@
+//! What the operator wants, from four places: a flag is stronger than the environment (`NEUROSHARD_*`), that is stronger
+//! than the configuration file, and that is stronger than the default.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use neuroshard_core::Operator;
+use neuroshard_proto::{ModelSpec, Params, Preset, Ratio, TrainSpec};
+use serde::Deserialize;
+
+use crate::values::{Adapter, ModeWish, PresetName, Seed, Size};
+
+/// Prefix of environment variables.
+const PREFIX: &str = "NEUROSHARD_";
+/// Largest configuration file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Disk for data and snapshots together, unless the operator says otherwise.
+const DISK_DEFAULT: Size = Size(16 << 30);
+/// Memory to assume where the system does not tell.
+const MEMORY_UNKNOWN: u64 = 4 << 30;
+
+/// Settings of one place. What is `None` was not said there.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    pub data_dir: Option<PathBuf>,
+    /// Files and folders, or `book` or `synthetic`.
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub data: Option<Vec<PathBuf>>,
+    pub preset: Option<PresetName>,
+    pub steps: Option<u64>,
+    pub seed: Option<Seed>,
+    pub adapter: Option<Adapter>,
+    pub memory: Option<Size>,
+    pub disk: Option<Size>,
+    pub threads: Option<usize>,
+    pub mode: Option<ModeWish>,
+    pub log: Option<String>,
+    pub json: Option<bool>,
+    pub record: Option<PathBuf>,
+    pub api_port: Option<u16>,
+    /// Changes to the preset, for networks of one's own.
+    #[serde(default)]
+    pub model: ModelChanges,
+    #[serde(default)]
+    pub training: TrainChanges,
+    #[serde(default)]
+    pub snapshots: SnapshotSettings,
+    #[serde(default)]
+    pub evaluation: EvaluationSettings,
+}
+
+/// One string or a list of them.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(PathBuf),
+        More(Vec<PathBuf>),
+    }
+    Ok(Some(match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(path) => vec![path],
+        OneOrMore::More(paths) => paths,
+    }))
+}
+
+macro_rules! changes {
+    ($(#[$doc:meta])* $name:ident changes $spec:ty { $($field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct $name {
+            $(pub $field: Option<u32>,)*
+        }
+
+        impl $name {
+            fn is_nothing(&self) -> bool {
+                *self == Self::default()
+            }
+
+            fn apply(&self, spec: &mut $spec) {
+                $(if let Some(value) = self.$field { spec.$field = value; })*
+            }
+        }
+    };
+}
+
+changes! {
+    /// `[model]`: numbers of the shape that replace the preset's (PROTOCOL §13).
+    ModelChanges changes ModelSpec { layers, hidden, heads, kv_heads, ffn, context }
+}
+
+changes! {
+    /// `[training]`: numbers of the recipe that replace the preset's (PROTOCOL §13).
+    TrainChanges changes TrainSpec {
+        batch, sequence, peak_rate_nano, warmup, horizon, floor_ppm, beta1_ppm, beta2_ppm, weight_decay_ppm,
+        epsilon_pico, clip_ppm,
+    }
+}
+
+/// `[snapshots]`: how often the model is saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SnapshotSettings {
+    pub every_s: Option<u64>,
+    pub every_steps: Option<u64>,
+    pub keep: Option<u32>,
+    /// Share of the time that saving may take, in parts per million.
+    pub share_ppm: Option<u32>,
+}
+
+/// `[evaluation]`: how often the held-out loss is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct EvaluationSettings {
+    pub every_steps: Option<u64>,
+    /// Share of the time that measuring may take, in parts per million.
+    pub share_ppm: Option<u32>,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug)]
+pub enum SettingsError {
+    /// A file that was named cannot be read, or is no configuration.
+    File { path: PathBuf, why: String },
+    /// An environment variable has a value that means nothing.
+    Environment { name: String, why: String },
+    /// There is no home directory to put the data directory in.
+    NoHome,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, why } => write!(f, "the configuration file {}: {}", path.display(), why.trim_end()),
+            Self::Environment { name, why } => write!(f, "the environment variable {name}: {why}"),
+            Self::NoHome => {
+                f.write_str("there is no home directory to keep data in. Name a directory with --data-dir.")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+impl Settings {
+    /// Settings of a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or holds anything that is no setting.
+    pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
+        let fail = |why: String| SettingsError::File { path: path.to_owned(), why };
+        let length = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
+        if length > FILE_BYTES_MAX {
+            return Err(fail(format!("it has {length} bytes, at most {FILE_BYTES_MAX} are read")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        toml::from_str(&text).map_err(|error| fail(error.to_string()))
+    }
+
+    /// Settings of the environment. `variable` answers with a variable's value.
+    ///
+    /// # Errors
+    /// The first variable whose value means nothing.
+    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        fn read<T: FromStr<Err: fmt::Display>>(
+            variable: &impl Fn(&str) -> Option<String>,
+            name: &str,
+        ) -> Result<Option<T>, SettingsError> {
+            let name = format!("{PREFIX}{name}");
+            let Some(text) = variable(&name).filter(|text| !text.is_empty()) else { return Ok(None) };
+            let fail = |why: T::Err| SettingsError::Environment { name, why: format!("`{text}`: {why}") };
+            text.parse().map(Some).map_err(fail)
+        }
+        let data: Option<String> = read(&variable, "DATA")?;
+        Ok(Self {
+            data_dir: read(&variable, "DATA_DIR")?,
+            data: data.map(|paths| std::env::split_paths(&paths).collect()),
+            preset: read(&variable, "PRESET")?,
+            steps: read(&variable, "STEPS")?,
+            seed: read(&variable, "SEED")?,
+            adapter: read(&variable, "ADAPTER")?,
+            memory: read(&variable, "MEMORY")?,
+            disk: read(&variable, "DISK")?,
+            threads: read(&variable, "THREADS")?,
+            mode: read(&variable, "MODE")?,
+            log: read(&variable, "LOG")?,
+            json: read(&variable, "JSON")?,
+            record: read(&variable, "RECORD")?,
+            api_port: read(&variable, "API_PORT")?,
+            ..Self::default()
+        })
+    }
+
+    /// These settings, and where they say nothing those.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(other.data_dir),
+            data: self.data.or(other.data),
+            preset: self.preset.or(other.preset),
+            steps: self.steps.or(other.steps),
+            seed: self.seed.or(other.seed),
+            adapter: self.adapter.or(other.adapter),
+            memory: self.memory.or(other.memory),
+            disk: self.disk.or(other.disk),
+            threads: self.threads.or(other.threads),
+            mode: self.mode.or(other.mode),
+            log: self.log.or(other.log),
+            json: self.json.or(other.json),
+            record: self.record.or(other.record),
+            api_port: self.api_port.or(other.api_port),
+            // Tables stand in files only, and there is one file.
+            model: if self.model.is_nothing() { other.model } else { self.model },
+            training: if self.training.is_nothing() { other.training } else { self.training },
+            snapshots: if self.snapshots == SnapshotSettings::default() { other.snapshots } else { self.snapshots },
+            evaluation: if self.evaluation == EvaluationSettings::default() {
+                other.evaluation
+            } else {
+                self.evaluation
+            },
+        }
+    }
+
+    /// Flags over environment over file. `config` names the file; without it the usual place is looked at.
+    ///
+    /// # Errors
+    /// The first place that cannot be read.
+    pub fn gather(flags: Self, config: Option<&Path>) -> Result<Self, SettingsError> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let named = config.map(Path::to_owned).or_else(|| variable("NEUROSHARD_CONFIG").map(PathBuf::from));
+        let file = match named {
+            Some(path) => Self::from_file(&path)?,
+            None => match usual_file(&variable).filter(|path| path.is_file()) {
+                Some(path) => Self::from_file(&path)?,
+                None => Self::default(),
+            },
+        };
+        Ok(flags.or(Self::from_environment(variable)?).or(file))
+    }
+
+    /// The data directory: `$XDG_DATA_HOME/neuroshard` or `~/.local/share/neuroshard` unless one was named.
+    ///
+    /// # Errors
+    /// If there is no home directory either.
+    pub fn data_dir(&self) -> Result<PathBuf, SettingsError> {
+        match &self.data_dir {
+            Some(path) => Ok(path.clone()),
+            None => usual_data_dir(&|name| std::env::var(name).ok()).ok_or(SettingsError::NoHome),
+        }
+    }
+
+    /// The model and recipe for a new network.
+    pub fn specs(&self) -> (ModelSpec, TrainSpec) {
+        let (mut model, mut training) = self.preset.map_or(Preset::Nano, |name| name.0).specs();
+        self.model.apply(&mut model);
+        self.training.apply(&mut training);
+        (model, training)
+    }
+
+    /// The model that was asked for by name or number, if any was.
+    pub fn wanted_specs(&self) -> Option<(ModelSpec, TrainSpec)> {
+        let said = self.preset.is_some() || !self.model.is_nothing() || !self.training.is_nothing();
+        said.then(|| self.specs())
+    }
+
+    /// The protocol's numbers for a new network.
+    pub fn params(&self) -> Params {
+        Params::DEFAULT
+    }
+
+    /// Bytes of disk for data and snapshots together.
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk.unwrap_or(DISK_DEFAULT).0
+    }
+
+    /// The operator's choices as the core takes them; `data_bytes` of the disk are taken by shards.
+    pub fn operator(&self, data_bytes: u64) -> Operator {
+        let memory = self.memory.map_or_else(system_memory, |size| size.0);
+        let mut operator = Operator::new(memory, self.disk_bytes().saturating_sub(data_bytes));
+        operator.mode = self.mode.and_then(|mode| mode.0);
+        operator.steps = self.steps;
+        let SnapshotSettings { every_s, every_steps, keep, share_ppm } = self.snapshots.clone();
+        operator.snapshot_every_ms = every_s.map_or(operator.snapshot_every_ms, |s| s.saturating_mul(1000));
+        operator.snapshot_every_steps = every_steps.unwrap_or(operator.snapshot_every_steps);
+        operator.snapshots_kept = keep.unwrap_or(operator.snapshots_kept);
+        operator.snapshot_share = share_ppm.map_or(operator.snapshot_share, Ratio::from_ppm);
+        let EvaluationSettings { every_steps, share_ppm } = self.evaluation.clone();
+        operator.evaluate_every_steps = every_steps.unwrap_or(operator.evaluate_every_steps);
+        operator.evaluate_share = share_ppm.map_or(operator.evaluate_share, Ratio::from_ppm);
+        operator
+    }
+}
+
+fn absolute(variable: &impl Fn(&str) -> Option<String>, name: &str) -> Option<PathBuf> {
+    // The XDG specification says to ignore relative paths.
+    variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn usual_data_dir(variable: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let data = absolute(variable, "XDG_DATA_HOME");
+    let data = data.or_else(|| Some(absolute(variable, "HOME")?.join(".local/share")));
+    let data = data.or_else(|| absolute(variable, "LOCALAPPDATA"));
+    Some(data?.join("neuroshard"))
+}
+
+fn usual_file(variable: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let config = absolute(variable, "XDG_CONFIG_HOME");
+    let config = config.or_else(|| Some(absolute(variable, "HOME")?.join(".config")));
+    Some(config?.join("neuroshard/config.toml"))
+}
+
+/// Memory of this machine.
+fn system_memory() -> u64 {
+    #[cfg(unix)]
+    {
+        // SAFETY: `sysconf` takes a plain number and touches no memory of ours.
+        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        if let (Ok(pages), Ok(size)) = (u64::try_from(pages), u64::try_from(size)) {
+            return pages.saturating_mul(size);
+        }
+    }
+    MEMORY_UNKNOWN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Settings, SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::from_file(&path)
+    }
+
+    #[test]
+    fn a_file_says_everything_a_flag_can_say() {
+        let settings = file(
+            "data-dir = '/tmp/x'\ndata = ['a', 'b']\npreset = 'micro'\nsteps = 5\nseed = 7\nadapter = 'gpu:RTX'\n\
+             memory = '4GiB'\ndisk = 1000\nthreads = 2\nmode = 'solo'\nlog = 'info'\njson = true\napi-port = 80\n\
+             record = 'trace'\n[model]\nlayers = 1\n[training]\npeak-rate-nano = 5\n[snapshots]\nevery-steps = 3\n",
+        )
+        .unwrap();
+        assert_eq!(settings.data, Some(vec!["a".into(), "b".into()]));
+        assert_eq!(settings.seed, Some(Seed("7".into())));
+        assert_eq!(settings.memory, Some(Size(4 << 30)));
+        let (model, training) = settings.specs();
+        assert_eq!((model.layers, model.hidden, training.peak_rate_nano), (1, 256, 5));
+        assert_eq!(settings.operator(600).disk_bytes, 400);
+        assert_eq!(settings.operator(0).snapshot_every_steps, 3);
+        assert_eq!(file("data = 'one'").unwrap().data, Some(vec!["one".into()]));
+    }
+
+    #[test]
+    fn a_mistake_in_a_file_is_shown_with_its_line() {
+        let error = file("steps = 5\npresett = 'nano'\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("unknown field `presett`"), "{error}");
+        let error = file("preset = 'nanno'").unwrap_err().to_string();
+        assert!(error.contains("there are nano, micro and genesis"), "{error}");
+        assert!(file("[model]\nvocab = 5").is_err());
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_that_beats_the_file() {
+        let flags = Settings { steps: Some(1), ..Settings::default() };
+        let environment = |name: &str| match name {
+            "NEUROSHARD_STEPS" => Some("2".to_owned()),
+            "NEUROSHARD_THREADS" => Some("2".to_owned()),
+            "NEUROSHARD_PRESET" => Some(String::new()),
+            _ => None,
+        };
+        let environment = Settings::from_environment(environment).unwrap();
+        let merged = flags.or(environment).or(file("steps = 3\nthreads = 3\napi-port = 3").unwrap());
+        assert_eq!((merged.steps, merged.threads, merged.api_port), (Some(1), Some(2), Some(3)));
+        assert_eq!(merged.preset, None);
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named() {
+        let environment = |name: &str| (name == "NEUROSHARD_STEPS").then(|| "many".to_owned());
+        let error = Settings::from_environment(environment).unwrap_err().to_string();
+        assert!(error.contains("NEUROSHARD_STEPS: `many`: invalid digit"), "{error}");
+    }
+
+    #[test]
+    fn data_lie_where_the_desktop_keeps_data() {
+        let only = |key: &'static str, value: &'static str| {
+            usual_data_dir(&move |name: &str| (name == key).then(|| value.to_owned()))
+        };
+        assert_eq!(only("XDG_DATA_HOME", "/data"), Some("/data/neuroshard".into()));
+        assert_eq!(only("XDG_DATA_HOME", "relative"), None);
+        assert_eq!(only("HOME", "/home/me"), Some("/home/me/.local/share/neuroshard".into()));
+        assert!(system_memory() > 1 << 28);
+    }
+}

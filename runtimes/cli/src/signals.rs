@@ -1,0 +1,66 @@
+//! Ctrl-C, and the other polite ways to end a process: the first one saves and stops, the second one says that it is
+//! saving, the third one quits at once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use neuroshard_core::Command;
+use neuroshard_host::node::Handle;
+
+/// Exit code of a process that was told to quit at once: 128 and the number of SIGINT.
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
+
+/// How often the operator asked to stop, and the node to be told so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Signals {
+    times: Arc<AtomicU32>,
+    node: Arc<Mutex<Option<Handle>>>,
+}
+
+impl Signals {
+    /// Listens from now on. Until [`Self::attach`] there is nothing to save, and the first signal ends the process.
+    ///
+    /// # Errors
+    /// If the system does not let this process listen.
+    pub(crate) fn listen() -> Result<Self, ctrlc::Error> {
+        let signals = Self::default();
+        let heard = signals.clone();
+        ctrlc::set_handler(move || heard.on_signal())?;
+        Ok(signals)
+    }
+
+    /// From now on a signal stops this node.
+    pub(crate) fn attach(&self, node: Handle) {
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
+    }
+
+    /// How often the operator asked to stop.
+    pub(crate) fn times(&self) -> u32 {
+        self.times.load(Ordering::Acquire)
+    }
+
+    /// Asks to stop as a signal would.
+    pub(crate) fn on_signal(&self) {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = self.times.fetch_add(1, Ordering::AcqRel) + 1;
+        let quit = match &*node {
+            None => {
+                eprintln!("\nstopped before the first step; there is nothing to save");
+                true
+            }
+            Some(_) if times > 2 => {
+                eprintln!("\nquit without saving what came after the last save");
+                true
+            }
+            Some(node) => {
+                node.command(Command::Stop);
+                false
+            }
+        };
+        if quit {
+            // A panel may have hidden the cursor.
+            eprint!("\x1b[?25h");
+            std::process::exit(EXIT_INTERRUPTED);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What operators write, as types: each reads itself from text, with an error that says what would be right.
+
+use std::fmt;
+use std::str::FromStr;
+
+use neuroshard_proto::{Hash, Mode, Preset};
+use serde::{Deserialize, Deserializer};
+
+/// A number of bytes: `512MiB`, `4G`, `1000000`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size; write it like 512MiB, 4GiB or 20GB");
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let (number, unit) = text.split_at(digits);
+        let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "kb" => 1000,
+            "m" | "mib" => 1 << 20,
+            "mb" => 1_000_000,
+            "g" | "gib" => 1 << 30,
+            "gb" => 1_000_000_000,
+            "t" | "tib" => 1 << 40,
+            "tb" => 1_000_000_000_000,
+            _ => return Err(wrong()),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let whole: u64 = whole.parse().map_err(|_| wrong())?;
+        let mut bytes = whole.checked_mul(factor).ok_or_else(wrong)?;
+        if !fraction.is_empty() {
+            let parts: u64 = fraction.get(..fraction.len().min(9)).and_then(|f| f.parse().ok()).ok_or_else(wrong)?;
+            let scale = 10_u128.pow(fraction.len().min(9) as u32);
+            let more = u128::from(parts) * u128::from(factor) / scale;
+            bytes = bytes.checked_add(u64::try_from(more).map_err(|_| wrong())?).ok_or_else(wrong)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// What computes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Adapter {
+    /// The best GPU with a driver of its own; the CPU if there is none.
+    #[default]
+    Auto,
+    Cpu,
+    /// A GPU: the best one, or the first whose name holds this text.
+    Gpu(Option<String>),
+}
+
+impl FromStr for Adapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "gpu" => Ok(Self::Gpu(None)),
+            Some(("gpu", name)) if !name.trim().is_empty() => Ok(Self::Gpu(Some(name.trim().to_owned()))),
+            _ => Err(format!("`{text}` is no adapter; there are auto, cpu, gpu and gpu:NAME")),
+        }
+    }
+}
+
+impl fmt::Display for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Gpu(None) => f.write_str("gpu"),
+            Self::Gpu(Some(name)) => write!(f, "gpu:{name}"),
+        }
+    }
+}
+
+/// A named model (PROTOCOL §13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresetName(pub Preset);
+
+impl FromStr for PresetName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Preset::ALL.into_iter().find(|preset| preset.name() == text);
+        found
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no preset; there are {}", names(Preset::ALL.map(Preset::name))))
+    }
+}
+
+/// How the node contributes, or `auto` (PROTOCOL §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModeWish(pub Option<Mode>);
+
+impl FromStr for ModeWish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        let found = Mode::ALL.into_iter().find(|mode| mode.name() == text);
+        let wrong = || format!("`{text}` is no mode; there are auto, {}", names(Mode::ALL.map(Mode::name)));
+        found.map(|mode| Self(Some(mode))).ok_or_else(wrong)
+    }
+}
+
+fn names<const N: usize>(names: [&'static str; N]) -> String {
+    let (last, others) = names.split_last().unwrap_or((&"", &[]));
+    if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) }
+}
+
+/// A seed: any text. Equal texts found networks with equal first weights and equal batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seed(pub String);
+
+impl Seed {
+    /// The seed as the genesis has it.
+    pub fn hash(&self) -> Hash {
+        Hash::of_blob(self.0.as_bytes())
+    }
+}
+
+impl FromStr for Seed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("a seed is any text but an empty one".to_owned()) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+/// Reads a value from a string or a number of a configuration file.
+macro_rules! deserialize_from_text {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = match TextOrNumber::deserialize(deserializer)? {
+                    TextOrNumber::Text(text) => text,
+                    TextOrNumber::Number(number) => number.to_string(),
+                };
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Text(String),
+    Number(u64),
+}
+
+deserialize_from_text!(Size, Adapter, PresetName, ModeWish, Seed);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_both_kinds_of_units() {
+        let cases = [
+            ("0", 0),
+            ("1000", 1000),
+            ("4G", 4 << 30),
+            ("4GiB", 4 << 30),
+            ("4 GB", 4_000_000_000),
+            ("1.5GiB", 3 << 29),
+            ("512mib", 512 << 20),
+            ("0.000000001GB", 1),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "G", "-1", "4X", "1e9", "1..5G", "99999999999TiB", "4.G.", "ä"] {
+            assert!(text.parse::<Size>().unwrap_err().contains("write it like"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_is_answered_with_the_right_ones() {
+        assert_eq!("gpu:RTX 4090".parse(), Ok(Adapter::Gpu(Some("RTX 4090".into()))));
+        assert!("gpu:".parse::<Adapter>().is_err());
+        assert_eq!(
+            "nanno".parse::<PresetName>().unwrap_err(),
+            "`nanno` is no preset; there are nano, micro and genesis"
+        );
+        assert!("fast".parse::<ModeWish>().unwrap_err().contains("auto, solo, pipeline"));
+        assert_eq!("auto".parse(), Ok(ModeWish(None)));
+    }
+}
