@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use neuroshard_core::Command;
 use neuroshard_host::node::Handle;
 
+use crate::display::restore_terminal;
+
 /// Exit code of a process that was told to quit at once: 128 and the number of SIGINT.
 pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 
@@ -58,8 +60,7 @@ impl Signals {
             }
         };
         if quit {
-            // A panel may have hidden the cursor.
-            eprint!("\x1b[?25h");
+            restore_terminal();
             std::process::exit(EXIT_INTERRUPTED);
         }
     }

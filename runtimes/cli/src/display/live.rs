@@ -16,6 +16,7 @@ use ratatui::widgets::{Block, BorderType, Paragraph, Widget};
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use super::plain::{ended_words, event_words, notice_words, opening_lines, stopping_words};
+use super::terminal::Quiet;
 use super::words::{count, duration, grouped, short_path, sparkline};
 use super::{Display, News};
 
@@ -33,6 +34,8 @@ pub(crate) struct Live<B: Backend> {
     terminal: Terminal<B>,
     panel: Panel,
     begun: bool,
+    /// What is typed does not show while the panel lives.
+    _quiet: Option<Quiet>,
 }
 
 impl Live<CrosstermBackend<Stdout>> {
@@ -41,24 +44,25 @@ impl Live<CrosstermBackend<Stdout>> {
     /// # Errors
     /// If the terminal is too small or does not say where its cursor is.
     pub(crate) fn on_terminal() -> io::Result<Self> {
-        Self::new(CrosstermBackend::new(io::stdout()))
+        let live = Self::new(CrosstermBackend::new(io::stdout()))?;
+        Ok(Self { _quiet: Some(Quiet::new()), ..live })
     }
 }
 
-impl<B: Backend<Error: Into<io::Error>>> Live<B> {
+impl<B: Backend<Error: Send + Sync + 'static>> Live<B> {
     fn new(backend: B) -> io::Result<Self> {
-        let size = backend.size().map_err(Into::into)?;
+        let size = backend.size().map_err(io::Error::other)?;
         if size.width < COLUMNS_MIN || size.height < ROWS_MIN {
             return Err(io::Error::other("the terminal is too small for the panel"));
         }
         let options = TerminalOptions { viewport: Viewport::Inline(HEIGHT) };
-        let terminal = Terminal::with_options(backend, options).map_err(Into::into)?;
-        Ok(Self { terminal, panel: Panel::default(), begun: false })
+        let terminal = Terminal::with_options(backend, options).map_err(io::Error::other)?;
+        Ok(Self { terminal, panel: Panel::default(), begun: false, _quiet: None })
     }
 
     /// Puts a line above the panel.
     fn above(&mut self, name: &str, text: &str) -> io::Result<()> {
-        let width = self.terminal.size().map_err(Into::into)?.width.saturating_sub(NAME).max(20);
+        let width = self.terminal.size().map_err(io::Error::other)?.width.saturating_sub(NAME).max(20);
         let lines = wrapped(text, usize::from(width));
         let warning = name.chars().any(char::is_uppercase);
         let style = if warning { Style::new().fg(Color::Red).bold() } else { Style::new().dim() };
@@ -71,22 +75,22 @@ impl<B: Backend<Error: Into<io::Error>>> Live<B> {
                 Line::from(vec![name, Span::raw(line)]).render(Rect { y, height: 1, ..buffer.area }, buffer);
             }
         };
-        self.terminal.insert_before(height, draw).map_err(Into::into)
+        self.terminal.insert_before(height, draw).map_err(io::Error::other)
     }
 
     /// Moves to the line below the panel.
     fn leave(&mut self) -> io::Result<()> {
         let area = self.terminal.get_frame().area();
         let below = Position { x: 0, y: area.bottom().saturating_sub(1) };
-        self.terminal.set_cursor_position(below).map_err(Into::into)?;
-        self.terminal.backend_mut().append_lines(1).map_err(Into::into)?;
-        Backend::flush(self.terminal.backend_mut()).map_err(Into::into)
+        self.terminal.set_cursor_position(below).map_err(io::Error::other)?;
+        self.terminal.backend_mut().append_lines(1).map_err(io::Error::other)?;
+        Backend::flush(self.terminal.backend_mut()).map_err(io::Error::other)
     }
 
     fn draw(&mut self) -> io::Result<()> {
         if self.begun {
             let panel = &self.panel;
-            self.terminal.draw(|frame| panel.render(frame.area(), frame.buffer_mut())).map_err(Into::into)?;
+            self.terminal.draw(|frame| panel.render(frame.area(), frame.buffer_mut())).map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -110,7 +114,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-impl<B: Backend<Error: Into<io::Error>> + Send> Display for Live<B> {
+impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
     fn show(&mut self, news: &News<'_>, follower: Option<&Follower>) -> io::Result<()> {
         match news {
             News::Packing { done, of } => {
@@ -156,7 +160,7 @@ impl<B: Backend<Error: Into<io::Error>> + Send> Display for Live<B> {
                 }
                 self.draw()?;
                 // The panel stays as it is; the prompt comes below it.
-                self.terminal.show_cursor().map_err(Into::into)?;
+                self.terminal.show_cursor().map_err(io::Error::other)?;
                 self.leave()?;
             }
             News::Opened(_) | News::Founded { .. } => {
@@ -197,7 +201,9 @@ impl Panel {
         let mut right = Vec::new();
         if let Some(status) = status {
             head.push(Span::raw(format!("{} ", status.version)).dim());
-            head.push(Span::raw(format!("─ {}, {} parameters ", status.preset, count(status.parameters))));
+            let (preset, parameters) = (&status.preset, count(status.parameters));
+            let data: String = status.data.chars().take(24).collect();
+            head.push(Span::raw(format!("─ {preset}, {parameters} parameters, on {data} ")));
             let mode = status.mode.as_deref().unwrap_or("measuring its speed");
             right.push(Span::raw(format!(" {mode} ")).fg(Color::Green));
             if let Some(tier) = &status.tier {
@@ -309,8 +315,141 @@ fn gauge(area: Rect, buffer: &mut Buffer, share: f64) {
     let full = (share * width as f64).floor() as usize;
     let spans = vec![
         Span::styled("━".repeat(full), Style::new().fg(Color::Cyan)),
-        Span::styled("━".repeat(width - full), Style::new().fg(Color::DarkGray)),
+        Span::styled("─".repeat(width - full), Style::new().fg(Color::DarkGray)),
         Span::raw(format!(" {:.0} %", (share * 100.0).floor())),
     ];
     Line::from(spans).render(area, buffer);
+}
+
+#[cfg(test)]
+mod tests {
+    use neuroshard_core::ModeReason;
+    use neuroshard_host::data::Embedded;
+    use neuroshard_host::home::Home;
+    use neuroshard_host::network::{Founding, Source};
+    use neuroshard_host::node::{Cause, Ended};
+    use neuroshard_host::status::{LossScale, Status};
+    use neuroshard_proto::{BatchId, F32, Hash, Mode, Params, Preset, Step, Tier, Time};
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+
+    fn follower() -> Follower {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, _) = Home::open(dir.path(), u64::MAX).unwrap();
+        let (model, training) = Preset::Nano.specs();
+        let text = vec![b'x'; 100_000];
+        let source = Source::Book(Embedded(vec![("x", &text)]));
+        let founder = home.keys.node_id();
+        let founding = Founding { model, training, params: Params::DEFAULT, seed: Hash::default(), source, founder };
+        let (network, _) = home.found(&founding, &mut |_, _| {}).unwrap();
+        let mut status = Status::new(&network, founder.to_string(), "/data/neuroshard".into());
+        status.version = "0.0.0".into();
+        status.adapter = Some("CPU, 2 threads, AVX-512".into());
+        Follower::new(status, LossScale::new(&network.manifest))
+    }
+
+    fn trained() -> Follower {
+        let mut follower = follower();
+        let mut progress = neuroshard_core::Progress::default();
+        let events = [
+            Event::TierMeasured { layer_us: 1234, tier: Tier::T1 },
+            Event::ModeChosen { mode: Mode::Solo, reason: ModeReason::Alone },
+        ];
+        for event in events {
+            follower.on_event(Time::ZERO, &event, &progress);
+        }
+        for step in 1..=1200_u64 {
+            progress.tokens += 1024;
+            progress.trained_ms += 250;
+            let loss_micro = (1024.0 * 1e6 * (2.0 + 3.5 / (1.0 + step as f64 / 100.0))) as i64;
+            let (norm, rate) = (F32::ONE, F32::ONE);
+            let event = Event::Stepped { step: Step(step), batch: BatchId(step), loss_micro, tokens: 1024, norm, rate };
+            follower.on_event(Time::from_ms(250 * step), &event, &progress);
+        }
+        let event = Event::HeldOut { step: Step(1200), loss_micro: 2_345_678_000, tokens: 1000 };
+        follower.on_event(Time::from_ms(300_000), &event, &progress);
+        let event = Event::Saved { step: Step(1200), root: Hash::default(), bytes: 10 };
+        follower.on_event(Time::from_ms(300_000), &event, &progress);
+        follower.status.at_ms = Some(312_000);
+        follower
+    }
+
+    fn live(width: u16, height: u16) -> Live<TestBackend> {
+        Live::new(TestBackend::new(width, height)).unwrap()
+    }
+
+    fn screen(live: &Live<TestBackend>) -> Vec<String> {
+        let buffer = live.terminal.backend().buffer();
+        let rows = buffer.content.chunks(usize::from(buffer.area.width));
+        rows.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>().trim_end().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_panel_shows_how_training_stands() {
+        let mut live = live(96, 12);
+        live.panel.horizon = 5000;
+        live.tick(&trained()).unwrap();
+        assert_eq!(
+            screen(&live)[..8],
+            [
+                "╭ neuroshard 0.0.0 ─ nano, 855,946 parameters, on book ───────────────────────────── solo ─ T1 ╮",
+                "│ step      1,200 of 5,000 in the schedule, 15 min 50 s left  ━━━━━━──────────────────── 24 %  │",
+                "│ loss      2.269 nats  3.274 bits/byte     ███▇▇▇▇▇▆▆▆▆▆▅▅▅▅▅▅▄▄▄▄▄▄▄▃▃▃▃▃▃▃▃▂▂▂▂▂▂▂▂▂▂▁▁▁▁▁▁ │",
+                "│ held out  2.346 nats  3.384 bits/byte  at step 1,200                                         │",
+                "│ speed     4,096 tokens/s, 1.23 M tokens in 5 min 0 s                                         │",
+                "│ adapter   CPU, 2 threads, AVX-512                                                            │",
+                "│ saved     step 1,200, 12 s ago, in /data/neuroshard                                          │",
+                "╰ Ctrl-C saves and stops ──────────────────────────────────────────────────────────────────────╯",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_first_moments_say_what_is_not_known_yet() {
+        let mut live = live(70, 12);
+        live.tick(&follower()).unwrap();
+        let screen = screen(&live);
+        assert!(screen[0].contains("measuring its speed"), "{screen:#?}");
+        assert!(screen[2].contains("not measured yet"), "{screen:#?}");
+        assert!(screen[6].contains("not yet; will be in /data/neuroshard"), "{screen:#?}");
+    }
+
+    #[test]
+    fn what_happens_once_stays_above_the_panel() {
+        let mut live = live(80, 16);
+        live.tick(&trained()).unwrap();
+        let why = "the disk of /data is full: 1.0 MiB do not fit".to_owned();
+        live.show(&News::Report(&Report::StoreWaits { why }), None).unwrap();
+        live.show(&News::Stopping { times: 1 }, None).unwrap();
+        let ended = Ended { step: Step(1200), saved: Some(Step(1200)), cause: Cause::Done };
+        live.show(&News::Ended(&ended), Some(&trained())).unwrap();
+        let text = screen(&live).join("\n");
+        assert!(text.contains("DISK FULL the disk of /data is full: 1.0 MiB do not fit."), "{text}");
+        assert!(text.contains("╰ stopped at step 1,200, and all of it is saved"), "{text}");
+        assert!(text.find("DISK FULL") < text.find("╭ neuroshard"), "{text}");
+    }
+
+    #[test]
+    fn a_limit_of_steps_is_the_goal() {
+        let mut live = live(96, 12);
+        let mut follower = trained();
+        follower.status.steps_limit = Some(2400);
+        live.tick(&follower).unwrap();
+        let screen = screen(&live);
+        assert!(screen[1].contains("1,200 of 2,400, 5 min 0 s left") && screen[1].contains("50 %"), "{screen:#?}");
+    }
+
+    #[test]
+    fn a_terminal_too_small_for_the_panel_is_refused() {
+        assert!(Live::new(TestBackend::new(59, 30)).is_err());
+        assert!(Live::new(TestBackend::new(80, 9)).is_err());
+    }
+
+    #[test]
+    fn long_lines_are_cut_at_spaces() {
+        assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrapped("unbreakable", 4), ["unbreakable"]);
+    }
 }

@@ -3,6 +3,7 @@
 mod json;
 mod live;
 mod plain;
+mod terminal;
 mod words;
 
 use std::io::{self, IsTerminal as _};
@@ -17,6 +18,7 @@ use neuroshard_proto::Manifest;
 pub(crate) use self::json::Json;
 pub(crate) use self::live::Live;
 pub(crate) use self::plain::Plain;
+pub(crate) use self::terminal::restore as restore_terminal;
 pub(crate) use self::words::{count, duration, short_path};
 
 /// How long between two looks of the live panel at the node.

@@ -81,7 +81,7 @@ impl<W: Write + Send> Display for Plain<W> {
 pub(super) fn opening_lines(news: &News<'_>) -> Vec<(&'static str, String)> {
     match news {
         News::Opened(opened) => vec![
-            ("neuroshard", opened.version.clone()),
+            ("version", opened.version.clone()),
             ("data", short_path(&opened.data_dir)),
             ("adapter", format!("{} ({})", opened.adapter, opened.adapter_reason)),
         ],
@@ -121,10 +121,10 @@ pub(super) fn stopping_words(times: u32) -> &'static str {
 
 pub(super) fn ended_words(ended: &Ended) -> String {
     match ended.saved {
-        Some(saved) if saved == ended.step => format!("at step {saved}, and all of it is saved"),
-        Some(saved) => format!("at step {}; saved is step {saved}", ended.step),
+        Some(saved) if saved == ended.step => format!("at step {}, and all of it is saved", grouped(saved.0)),
+        Some(saved) => format!("at step {}; saved is step {}", grouped(ended.step.0), grouped(saved.0)),
         None if ended.step.0 == 0 => "before the first step; there is nothing to save".to_owned(),
-        None => format!("at step {}; nothing was saved", ended.step),
+        None => format!("at step {}; nothing was saved", grouped(ended.step.0)),
     }
 }
 
