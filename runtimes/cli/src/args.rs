@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
+use neuroshard_replay::At;
+
 use crate::settings::Settings;
 use crate::values::{Adapter, ModeWish, PresetName, Seed, Size};
 
@@ -107,6 +109,42 @@ pub(crate) enum Command {
     /// Work with the secret keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Run a recorded trace again, without clock, network or device, and compare every step
+    Replay {
+        /// A file that `--record` wrote
+        file: PathBuf,
+    },
+    /// Look into recorded traces
+    #[command(subcommand)]
+    Trace(TraceCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Tell what a trace is of, how long it is and how it ends
+    Info { file: PathBuf },
+    /// Print a line for each step: input, and what came of it
+    Cat {
+        file: PathBuf,
+        /// Only inputs of these kinds: tick, message, persisted, computed, command
+        #[arg(long, value_name = "KIND", value_delimiter = ',')]
+        kind: Vec<String>,
+        /// The first step to print, or a time: 1200 or 3.5s
+        #[arg(long, value_name = "PLACE")]
+        from: Option<At>,
+        /// The last one
+        #[arg(long, value_name = "PLACE")]
+        to: Option<At>,
+    },
+    /// Find the first step that differs between two traces
+    Diff { first: PathBuf, second: PathBuf },
+    /// Replay to a place and print the state there
+    State {
+        file: PathBuf,
+        /// A step, or a time: 1200 or 3.5s
+        #[arg(long, value_name = "PLACE")]
+        at: At,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

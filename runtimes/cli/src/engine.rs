@@ -4,8 +4,8 @@ use std::fmt;
 
 use neuroshard_host::worker::EngineFactory;
 use neuroshard_proto::Fault;
+use neuroshard_shaders::cpu::{CpuEngine, Options, lower_priority};
 use neuroshard_shaders::engine::Engine;
-use neuroshard_shaders::reference::Reference;
 
 use crate::values::Adapter;
 
@@ -58,6 +58,8 @@ pub(crate) fn choose(wish: &Adapter, threads: Option<usize>) -> Result<Chosen, E
     Ok(Chosen { description: engine.describe(), engine, factory, reason: reason.to_owned() })
 }
 
-fn cpu(_threads: Option<usize>) -> Result<Box<dyn Engine>, Fault> {
-    Ok(Box::new(Reference::<false>::default()))
+fn cpu(threads: Option<usize>) -> Result<Box<dyn Engine>, Fault> {
+    let all = Options::default();
+    let options = Options { threads: threads.unwrap_or(all.threads), thread_start: lower_priority, ..all };
+    Ok(Box::new(CpuEngine::new(options)?))
 }

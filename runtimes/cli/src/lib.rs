@@ -16,6 +16,7 @@ mod display;
 mod engine;
 mod failure;
 mod log;
+mod recording;
 mod run;
 pub mod settings;
 mod signals;
@@ -70,5 +71,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         }
         Some(Command::Keys(KeysCommand::Backup { file })) => commands::keys::backup(&settings, file),
         Some(Command::Keys(KeysCommand::Restore { file })) => commands::keys::restore(&settings, file),
+        Some(Command::Replay { file }) => commands::trace::replay(&settings, file),
+        Some(Command::Trace(command)) => commands::trace::trace(&settings, command),
     }
 }

@@ -21,6 +21,7 @@ use crate::display::{self, Display, News, Opened, TICK};
 use crate::engine::{self, Chosen};
 use crate::failure::Failure;
 use crate::log::Log;
+use crate::recording::recording;
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -48,11 +49,11 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
     let data_bytes = 2 * network.manifest.tokens();
     let (core, start) = home.restore(&network, settings.operator(data_bytes))?;
     let follower = follower(&home, &network, &core, settings, &chosen);
-    let tap = None;
-    let _ = start;
+    let clock = Clock::start(network.genesis.created_unix_ms);
+    let tap = settings.record.as_deref().map(|path| recording(path, &core, &start, clock.now())).transpose()?;
     let setup = Setup {
         core,
-        clock: Clock::start(network.genesis.created_unix_ms),
+        clock,
         store: Arc::clone(&home.store),
         engine: chosen.engine,
         factory: chosen.factory,

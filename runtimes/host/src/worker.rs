@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use neuroshard_core::JobKind;
 use neuroshard_proto::{Commitment, Fault, Job, RequestId};
+use neuroshard_shaders::cpu::lower_priority;
 use neuroshard_shaders::engine::Engine;
 use neuroshard_shaders::executor::{Blobs, Executor};
 
@@ -140,16 +141,6 @@ impl<B: Blobs, F: FnMut(Answer)> Working<B, F> {
                 Err(fault)
             }
         }
-    }
-}
-
-/// Gives this thread, and those it starts, only what others leave of the processor.
-pub fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the call takes plain numbers; 0 names the calling thread.
-    unsafe {
-        // Lowering one's own priority is always allowed; if it fails, nothing but politeness is lost.
-        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
     }
 }
 

@@ -5,3 +5,4 @@ pub(crate) mod doctor;
 pub(crate) mod keys;
 pub(crate) mod params;
 pub(crate) mod status;
+pub(crate) mod trace;

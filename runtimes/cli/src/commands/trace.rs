@@ -1,0 +1,78 @@
+//! `neuroshard replay` and `neuroshard trace`: what `neuroshard-replay` finds, on standard output.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+
+use neuroshard_replay::{Filter, Form, Reader, ShowError, Steps, cat, diff, info, replay as replay_trace, state};
+use serde_json::json;
+
+use crate::args::TraceCommand;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+fn open(path: &Path) -> Result<Reader<io::BufReader<File>>, Failure> {
+    Reader::open(path).map_err(|error| in_file(path, &error))
+}
+
+fn in_file(path: &Path, error: &dyn fmt::Display) -> Failure {
+    Failure::new(format!("{}: {error}", path.display()))
+}
+
+fn is_json(settings: &Settings) -> bool {
+    settings.json.unwrap_or(false)
+}
+
+/// Replays a trace; a difference is a failure.
+pub(crate) fn replay(settings: &Settings, file: &Path) -> Result<(), Failure> {
+    let report = replay_trace(&mut open(file)?);
+    if is_json(settings) {
+        let kinds: serde_json::Map<_, _> = report.kinds.0.iter().map(|(kind, n)| (kind.clone(), json!(n))).collect();
+        let line = json!({
+            "equal": report.is_equal(),
+            "steps": report.steps,
+            "kinds": kinds,
+            "took_us": u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
+            "other_build": report.other_build.as_ref().map(ToString::to_string),
+            "report": report.to_string(),
+        });
+        println!("{line}");
+    } else {
+        println!("{report}");
+    }
+    if report.is_equal() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} does not replay to what it recorded", file.display())))
+}
+
+/// Shows what is in a trace.
+pub(crate) fn trace(settings: &Settings, command: &TraceCommand) -> Result<(), Failure> {
+    let form = if is_json(settings) { Form::Json } else { Form::Text };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let (file, shown) = match command {
+        TraceCommand::Info { file } => (file, info(&mut open(file)?, form, &mut out)),
+        TraceCommand::Cat { file, kind, from, to } => {
+            let filter = Filter { kinds: kind.clone(), from: *from, to: *to };
+            (file, cat(&mut open(file)?, &filter, form, &mut out))
+        }
+        TraceCommand::State { file, at } => (file, state(&mut open(file)?, *at, form, &mut out)),
+        TraceCommand::Diff { first, second } => return compare(first, second),
+    };
+    match shown.and_then(|()| out.flush().map_err(ShowError::Write)) {
+        // `neuroshard trace cat | head` has seen enough.
+        Err(ShowError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| in_file(file, &error)),
+    }
+}
+
+/// Compares two traces; a difference is a failure, as for `diff`.
+fn compare(first: &Path, second: &Path) -> Result<(), Failure> {
+    let found = diff(&mut open(first)?, &mut open(second)?).map_err(Failure::new)?;
+    println!("{found}");
+    match found.steps {
+        Steps::Equal { .. } => Ok(()),
+        _ => Err(Failure::new("the traces differ")),
+    }
+}
