@@ -5,6 +5,8 @@ pub mod canon;
 pub mod cpu;
 pub mod engine;
 pub mod executor;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod infer;
 pub mod layout;
 pub mod optimizer;
