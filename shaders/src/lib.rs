@@ -12,5 +12,6 @@ pub mod layout;
 pub mod optimizer;
 pub mod reference;
 pub mod sample;
+pub mod selftest;
 mod timing;
 pub mod values;
