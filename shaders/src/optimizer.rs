@@ -1,6 +1,6 @@
 //! AdamW, one parameter at a time ([`neuroshard_proto::ops::Op::AdamW`]).
 
-use neuroshard_proto::{F32, Schedule};
+use neuroshard_proto::{F32, Schedule, mutant};
 
 use crate::canon::{mul, recip, rsqrt, sqrt, z};
 use crate::layout::single;
@@ -8,7 +8,8 @@ use crate::layout::single;
 /// The factor that clips the global gradient norm (see [`Op::AdamW`]).
 pub fn clip_factor(squared_norm: f32, clip: f32) -> f32 {
     // Both are positive, so their bits order as they do.
-    if squared_norm.to_bits() <= mul(clip, clip).to_bits() { 1.0 } else { mul(clip, rsqrt(squared_norm)) }
+    let within = squared_norm.to_bits() <= mul(clip, clip).to_bits() || mutant("norm never clipped");
+    if within { 1.0 } else { mul(clip, rsqrt(squared_norm)) }
 }
 
 /// The numbers of an optimizer step as singles.

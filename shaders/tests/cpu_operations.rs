@@ -10,8 +10,8 @@ use neuroshard_proto::ops::{self, Call, Dim, Op, Slot};
 use neuroshard_shaders::canon::bf;
 use neuroshard_shaders::cpu::{CpuEngine, Isa, Options};
 use neuroshard_shaders::engine::Engine;
-use neuroshard_shaders::reference;
 use neuroshard_shaders::values::{Shape, Value, Values};
+use neuroshard_shaders::{reference, selftest};
 
 const PROGRAMS: [&[Call]; 6] = [
     &ops::EMBED,
@@ -166,6 +166,14 @@ fn values_at_the_edges_are_treated_as_the_reference_does() {
         }
     }
     assert!(verdicts.iter().all(|count| *count > 20), "both verdicts are met: {verdicts:?}");
+}
+
+#[test]
+fn every_instruction_set_passes_the_self_test() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let report = selftest::run(&mut engine(2, isa));
+        assert!(report.passed(), "{isa}:\n{report}");
+    }
 }
 
 #[test]

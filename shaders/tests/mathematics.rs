@@ -15,6 +15,7 @@ use neuroshard_shaders::cpu::{CpuEngine, Options};
 use neuroshard_shaders::engine::{Engine, Part, TokenBatch, Trained};
 use neuroshard_shaders::infer::Generator;
 use neuroshard_shaders::layout::{LayerLayout, tensor_slots};
+use neuroshard_shaders::optimizer::Rates;
 use neuroshard_shaders::reference;
 use neuroshard_shaders::values::{Shape, Value, Values};
 use table64::{Shape64, Values64};
@@ -255,6 +256,61 @@ fn every_canonical_operation_is_near_the_mathematics() {
             }
             let error = apart(&got, &values64[slot]);
             assert!(error < 1e-2, "{:?} makes {slot:?}: {error:e}", call.op);
+        }
+    }
+}
+
+#[test]
+fn the_optimizer_is_near_the_mathematics() {
+    let mut random = Random::new(23);
+    let mut cpu = CpuEngine::new(Options { threads: 2, ..Options::default() }).unwrap();
+    let (count, weight, schedule) = (1000, 1.0 / 64.0, common::schedule(3, 1e-2, 0.1));
+    let mut draw = |scale: f32| (0..count).map(|_| scale * random.unit()).collect::<Vec<f32>>();
+    let [gradient, w, m] = [draw(40.0), draw(0.1), draw(0.01)];
+    let v: Vec<f32> = draw(0.01).into_iter().map(|v| v * v).collect();
+    let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    let squared: f64 = wide(&gradient).iter().map(|g| (g * weight).powi(2)).sum();
+    let norm = cpu.sum_squares(&gradient, bits(weight as f32)).unwrap().unwrap();
+    assert!((f64::from(common::single(norm)) / squared - 1.0).abs() < 1e-5);
+    assert!(squared > 1.5, "the gradient is clipped");
+    for decay in [true, false] {
+        let rates = Rates::new(&schedule, bits(weight as f32), norm);
+        let mut parts = [w.clone(), m.clone(), v.clone()];
+        cpu.adamw(&rates, decay, parts.each_mut().map(Vec::as_mut_slice), &gradient).unwrap();
+        let mut wanted = [wide(&w), wide(&m), wide(&v)];
+        for i in 0..count {
+            let g = f64::from(gradient[i]) * weight / squared.sqrt();
+            wanted[1][i] = 0.9 * wanted[1][i] + 0.1 * g;
+            wanted[2][i] = 0.95 * wanted[2][i] + 0.05 * g * g;
+            let mean = wanted[1][i] / (1.0 - 0.9_f64.powi(3));
+            let spread = (wanted[2][i] / (1.0 - 0.95_f64.powi(3))).sqrt();
+            let pull = if decay { 0.1 * wanted[0][i] } else { 0.0 };
+            wanted[0][i] -= 1e-2 * (mean / (spread + 1e-8) + pull);
+        }
+        for (got, wanted) in parts.iter().zip(&wanted) {
+            assert!(apart(&wide(got), wanted) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn decay_pulls_at_matrices_and_at_nothing_else() {
+    let weights = weights(&MODEL);
+    let mut cpu = CpuEngine::new(Options { threads: 2, ..Options::default() }).unwrap();
+    cpu.allocate(&MODEL, MODEL.all_layers()).unwrap();
+    for (layer, weights) in MODEL.all_layers().iter().zip(&weights) {
+        cpu.write(Part::Weights, layer, weights).unwrap();
+    }
+    // Without gradients, only decay moves a weight.
+    cpu.step(F32::ONE, F32::ONE, &common::schedule(1, 0.5, 0.5)).unwrap();
+    for (layer, before) in MODEL.all_layers().iter().zip(&weights) {
+        let mut after = vec![0.0; before.len()];
+        cpu.read(Part::Weights, layer, &mut after).unwrap();
+        for tensor in LayerLayout::new(&MODEL, layer).tensors {
+            let factor = if tensor.spec.kind.decays() { 0.75 } else { 1.0 };
+            for i in tensor.range {
+                assert!((after[i] - factor * before[i]).abs() <= 1e-6, "{:?}", tensor.spec.kind);
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ const fn mutant(name: &'static str, package: &'static str, target: &'static str,
 
 const CORE: &str = "neuroshard-core";
 const PROTO: &str = "neuroshard-proto";
+const SHADERS: &str = "neuroshard-shaders";
 
 const MUTANTS: &[Mutant] = &[
     mutant("trailing bytes accepted", PROTO, "--lib", "codec::tests::one_value_has_one_encoding"),
@@ -49,6 +50,22 @@ const MUTANTS: &[Mutant] = &[
         "--lib",
         "sampling::tests::an_epoch_reads_every_window_once_and_the_next_in_another_order",
     ),
+    mutant(
+        "mask one token late",
+        SHADERS,
+        "generation",
+        "logits_of_prefill_and_of_single_tokens_are_those_of_training",
+    ),
+    mutant(
+        "depth in another order",
+        SHADERS,
+        "cpu_training",
+        "twenty_steps_agree_with_the_reference_on_every_instruction_set",
+    ),
+    mutant("gate and up swapped", SHADERS, "mathematics", "the_canonical_model_is_near_the_mathematics"),
+    mutant("norm without its mean", SHADERS, "mathematics", "the_canonical_model_is_near_the_mathematics"),
+    mutant("gains decay", SHADERS, "mathematics", "decay_pulls_at_matrices_and_at_nothing_else"),
+    mutant("norm never clipped", SHADERS, "mathematics", "the_optimizer_is_near_the_mathematics"),
 ];
 
 /// Builds every mutant whose name contains `filter`, and wants its test to pass without and to fail with the mistake.

@@ -10,7 +10,7 @@ use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
 use super::isa::{Isa, kernel};
 use super::memory::{BLOCK, Buffer, LANES, Tile, padded, pair_stride};
 use super::rows::{self, Magnitude, magnitude, of_key, tree};
-use neuroshard_proto::Fault;
+use neuroshard_proto::{Fault, mutant};
 
 /// Tokens whose keys' range is cut together.
 const CUT: usize = 8;
@@ -280,7 +280,8 @@ pub(crate) fn attend(
         for row in rows.clone() {
             let scores = &mut scores[row * stride..][..padded(keys)];
             let weights = &mut weights[row * weight_stride..][..padded(keys) / 2];
-            let (top, c, magnitude) = softmax(isa, scores, first + row + 1, head.scale, weights);
+            let late = usize::from(mutant("mask one token late"));
+            let (top, c, magnitude) = softmax(isa, scores, (first + row + 1 + late).min(keys), head.scale, weights);
             (normalisers.maxima[row], normalisers.scales[row]) = (top, c);
             worst = worst.max(magnitude);
         }

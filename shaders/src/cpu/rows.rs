@@ -3,6 +3,8 @@
 //! Each kernel returns the largest magnitude it had to check, as bits; [`fits`] says whether that is in range. Rows of
 //! bfloat16 go out as words of two, the earlier value in the upper half.
 
+use neuroshard_proto::mutant;
+
 use crate::canon::{TREE, bf, exceeds, exceeds_norm, exp, key, log, micro, mul, recip, rsqrt, sigmoid, z};
 
 use super::isa::kernel;
@@ -33,6 +35,7 @@ pub(crate) fn fits(worst: Magnitude) -> bool {
 /// Two bfloat16 values as one word.
 #[inline(always)]
 pub(crate) fn pair(earlier: f32, later: f32) -> u32 {
+    let (earlier, later) = if mutant("depth in another order") { (later, earlier) } else { (earlier, later) };
     (earlier.to_bits() & 0xffff_0000) | (later.to_bits() >> 16)
 }
 
@@ -146,7 +149,7 @@ kernel! {
             scaled[c] = mul(terms[c], gain[c]);
             products[c] = mul(scaled[c], normed[c]);
         }
-        let s = mul(tree(products), inverse);
+        let s = if mutant("norm without its mean") { 0.0 } else { mul(tree(products), inverse) };
         for c in 0..width {
             let own = mul(scale, z(scaled[c] - mul(normed[c], s)));
             grad[c] = z(grad[c] + own);
@@ -275,6 +278,7 @@ kernel! {
             let s = sigmoid(g);
             let dg = mul(mul(da, u), mul(s, 1.0 + mul(g, 1.0 - s)));
             let du = mul(da, mul(g, s));
+            let (dg, du) = if mutant("gate and up swapped") { (du, dg) } else { (dg, du) };
             worst = worst.max(magnitude(da)).max(magnitude(dg)).max(magnitude(du));
             gates[c] = bf(dg);
             ups[c] = bf(du);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use neuroshard_proto::ops::{Op, Slot};
-use neuroshard_proto::{F32, Fault, LayerIndex, ModelSpec};
+use neuroshard_proto::{F32, Fault, LayerIndex, ModelSpec, mutant};
 
 use crate::canon::{TREE, bf};
 use crate::layout::{LayerLayout, single, tensor_slots};
@@ -251,7 +251,7 @@ pub(crate) fn step(crew: &Crew, stages: &mut [Stage], rates: &Rates) -> Magnitud
             rest = [rest_w, rest_m, rest_v, rest_g];
             let matrix = if is_matrix(*slot) { matrices.next() } else { None };
             let (size, cols) = matrix.as_ref().map_or((SQUARES, 0), |matrix| (STRIPE * matrix.cols, matrix.cols));
-            let decay = matrix.is_some() || *slot == Slot::EmbeddingWeight;
+            let decay = matrix.is_some() || *slot == Slot::EmbeddingWeight || mutant("gains decay");
             let mut stripes = matrix.map(Matrix::stripes);
             let chunks = weights.chunks_mut(size).zip(moments1.chunks_mut(size)).zip(moments2.chunks_mut(size));
             for (((weights, moments1), moments2), gradient) in chunks.zip(gradient.chunks_mut(size)) {
