@@ -5,7 +5,7 @@ use neuroshard_proto::{F32, Schedule, mutant};
 use crate::canon::{mul, recip, rsqrt, sqrt, z};
 use crate::layout::single;
 
-/// The factor that clips the global gradient norm (see [`Op::AdamW`]).
+/// The factor that clips the global gradient norm (see [`neuroshard_proto::ops::Op::AdamW`]).
 pub fn clip_factor(squared_norm: f32, clip: f32) -> f32 {
     // Both are positive, so their bits order as they do.
     let within = squared_norm.to_bits() <= mul(clip, clip).to_bits() || mutant("norm never clipped");
@@ -40,7 +40,7 @@ impl Rates {
         }
     }
 
-    /// One parameter's update ([`Op::AdamW`]): weight, moments and gradient to weight and moments.
+    /// One parameter's update ([`neuroshard_proto::ops::Op::AdamW`]): weight, moments and gradient to weight and moments.
     #[inline(always)]
     pub fn update(&self, decay: bool, [w, m, v, gradient]: [f32; 4]) -> [f32; 3] {
         let g = mul(mul(gradient, self.token_weight), self.clip_factor);

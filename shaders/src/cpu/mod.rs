@@ -1,13 +1,14 @@
 //! The CPU engine: hand-packed bfloat16 products and vectorised row kernels, to the bit as [`crate::reference`] has it.
 //!
-//! * [`isa`]: instruction sets, and one macro that compiles a function for each of them;
-//! * [`gemm`] and [`tiles`]: matrix products in the canonical order;
-//! * [`rows`], [`attention`], [`attention_backward`]: everything else, a row or a head at a time;
-//! * [`state`]: weights, moments, gradients, AdamW;
-//! * [`pass`], [`forward`], [`backward`]: a training step in blocks of tokens that stay in the caches;
-//! * [`decode`]: the forward pass of a sequence that grows;
-//! * [`table`]: the same kernels behind single calls of the operation table;
-//! * [`pool`]: threads. Work is cut the same way whatever their number, so their number never changes a bit.
+//! * `isa`: instruction sets, and one macro that compiles a function for each of them;
+//! * `gemm` and `tiles`: matrix products in the canonical order;
+//! * `rows`, `attention`, `attention_backward`: everything else, a row or a head at a time;
+//! * `state`: weights, moments, gradients, AdamW;
+//! * `pass`, `forward`, `backward`: a training step in blocks of tokens that stay in the caches;
+//! * `decode`: the forward pass of a sequence that grows;
+//! * `table`: the same kernels behind single calls of the operation table;
+//! * `measure`: a product alone, for benchmarks;
+//! * `pool`: threads. Work is cut the same way whatever their number, so their number never changes a bit.
 
 mod attention;
 mod attention_backward;
