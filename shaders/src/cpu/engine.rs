@@ -23,7 +23,7 @@ use super::{backward, table};
 /// How an engine is to use the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads that compute, the caller's counted; at least 1.
+    /// Threads that compute, the caller's counted: at least 1, at most [`THREADS_MAX`].
     pub threads: usize,
     /// Instructions to use; the fastest that [`Isa::best`] trusts if none are named.
     pub isa: Option<Isa>,
@@ -41,6 +41,9 @@ impl Default for Options {
         Self { threads, isa: None, thread_start: || (), activation_bytes: None }
     }
 }
+
+/// Most threads of an engine: beyond, its work is cut too coarsely to occupy more.
+pub const THREADS_MAX: usize = 256;
 
 /// Trains on the CPU, to the bit as [`crate::reference`] does.
 ///
@@ -87,7 +90,7 @@ impl CpuEngine {
         if !isa.is_available() {
             return Err(Fault::device(&format!("this machine has no {isa} instructions")));
         }
-        let pool = Pool::new(options.threads, options.thread_start);
+        let pool = Pool::new(options.threads.min(THREADS_MAX), options.thread_start);
         Ok(Self { crew: Crew::new(isa, pool), activation_bytes: options.activation_bytes, model: None })
     }
 

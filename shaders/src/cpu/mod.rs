@@ -28,6 +28,6 @@ mod state;
 mod table;
 mod tiles;
 
-pub use engine::{CpuEngine, Options};
+pub use engine::{CpuEngine, Options, THREADS_MAX};
 pub use isa::Isa;
 pub use priority::lower_priority;
