@@ -9,11 +9,16 @@ normalisation, scaled dot-product attention and the fused optimizer. Prints toke
 
 import argparse
 import json
+import os
 import time
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+# Threads that wait sleep, so that CPU-seconds count work on a busy machine too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 # layers, hidden, heads, key-value heads, feed-forward, batch, sequence: PROTOCOL §13.
 PRESETS = {
