@@ -11,7 +11,7 @@ use super::device::{Adapter, AdapterDescription, Gpu};
 use super::kernels::{Kernel, Tile};
 use super::pipelines::{Pipelines, Sources};
 use super::plan::{Footprint, Plan, PlanKey, PlanOptions, order_of};
-use super::profile::{KernelTime, measure};
+use super::profile::{KernelTime, copy_rate, measure};
 use super::program::{Dispatch, Program, Recorder};
 use super::record::{Slots, Surroundings, record};
 use super::state::{BATCH_FLAG, Span, State, WEIGHTS_FLAG, adamw, rates_buffer, rotary, squared_norms};
@@ -138,6 +138,14 @@ impl GpuEngine {
         let times = measure(&self.gpu, &mut self.staging, &programs);
         state.stale = true;
         times
+    }
+
+    /// The rate at which a copy reads and writes the device's memory, in gigabytes a second.
+    ///
+    /// # Errors
+    /// [`Fault::Device`] if the device fails.
+    pub fn copy_rate(&mut self) -> Result<f64, Fault> {
+        copy_rate(&self.gpu)
     }
 
     fn plan_options(&self) -> PlanOptions {

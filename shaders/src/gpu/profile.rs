@@ -1,6 +1,7 @@
 //! How long each kernel takes on the device, by its own clock.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use neuroshard_proto::Fault;
 
@@ -50,6 +51,31 @@ pub(crate) fn measure(gpu: &Gpu, staging: &mut Staging, programs: &[&Program]) -
     let mut times: Vec<KernelTime> = times.into_values().collect();
     times.sort_by_key(|time| std::cmp::Reverse(time.nanoseconds));
     Ok(times)
+}
+
+/// Bytes of a copy that measures memory, unless the device holds less.
+const COPY_BYTES: u64 = 128 << 20;
+
+/// The rate at which a copy reads and writes the device's memory, in bytes per nanosecond: the best of a few.
+///
+/// # Errors
+/// If the device fails.
+pub(crate) fn copy_rate(gpu: &Gpu) -> Result<f64, Fault> {
+    let bytes = COPY_BYTES.min(gpu.device.limits().max_buffer_size);
+    let [from, to] = ["copied", "copy"].map(|label| super::tensor::storage(gpu, label, bytes));
+    let copies = 4;
+    let mut best: f64 = 0.0;
+    for _ in 0..4 {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for _ in 0..copies {
+            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, Some(bytes));
+        }
+        let started = Instant::now();
+        gpu.queue.submit([encoder.finish()]);
+        gpu.wait()?;
+        best = best.max((2 * copies * bytes) as f64 / started.elapsed().as_nanos().max(1) as f64);
+    }
+    Ok(best)
 }
 
 /// Runs dispatches one by one; returns their ticks at start and end.
