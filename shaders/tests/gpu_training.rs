@@ -163,3 +163,33 @@ fn memory_that_is_not_allowed_is_not_taken() {
         assert!(tight.train(&batch(&spec, 1, 1, 0), true, F32::ONE).is_ok());
     });
 }
+
+#[test]
+fn a_device_that_goes_away_is_a_fault_and_stays_one() {
+    on_every_driver("a_device_that_goes_away_is_a_fault_and_stays_one", |adapter| {
+        let (mut engine, spec) = (open(adapter, Options::default()), toy());
+        initialise(&mut engine, &spec);
+        let own = batch(&spec, 8, 1, 0);
+        assert!(engine.train(&own, true, F32::ONE).is_ok());
+        engine.lose_device();
+        let mut values = vec![0.0; LayerLayout::new(&spec, LayerIndex(0)).elements];
+        for _ in 0..2 {
+            let faults = [
+                engine.train(&own, true, F32::ONE).map(|_| ()),
+                engine.step(F32::ONE, F32::ONE, &schedule(1, 1e-3)),
+                engine.read(Part::Weights, LayerIndex(0), &mut values),
+                engine.evaluate(&batch(&spec, 5, 1, 0)).map(|_| ()),
+                engine.sum_squares(&[1.0; 9], F32::ONE).map(|_| ()),
+                engine.benchmark(&spec, 8, 0, 1).map(|_| ()),
+                engine.allocate(&spec, spec.all_layers()),
+            ];
+            for (call, fault) in faults.into_iter().enumerate() {
+                let Err(fault @ Fault::Device { .. }) = fault else { panic!("call {call}: {fault:?}") };
+                assert!(fault.to_string().contains("went away and its state is lost"), "call {call}: {fault}");
+            }
+        }
+        let mut again = open(adapter, Options::default());
+        initialise(&mut again, &spec);
+        assert!(again.train(&own, true, F32::ONE).is_ok(), "a fresh engine on the same adapter");
+    });
+}

@@ -72,6 +72,11 @@ pub fn adapters() -> Vec<Adapter> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends,
         flags: wgpu::InstanceFlags::empty(),
+        // Refuse to fill the last of the memory: what shares it with the processor would stop the machine.
+        memory_budget_thresholds: wgpu::MemoryBudgetThresholds {
+            for_resource_creation: Some(95),
+            ..wgpu::MemoryBudgetThresholds::default()
+        },
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let mut found: Vec<Adapter> =
@@ -215,7 +220,12 @@ impl Gpu {
 
     /// The first error since the last call, if any; a lost device stays lost.
     pub(crate) fn outcome(&self) -> Result<(), Fault> {
+        // Learn of a loss before speaking of what follows from it.
+        let polled = self.device.poll(wgpu::PollType::Poll);
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = polled {
+            trouble.error.get_or_insert_with(|| format!("{} does not answer: {error}", self.description.name));
+        }
         let error = trouble.error.take();
         trouble.lost.clone().or(error).map_or(Ok(()), |why| Err(Fault::device(&why)))
     }

@@ -92,6 +92,12 @@ impl GpuEngine {
         Self::open_with(adapter, options, Box::new(alter))
     }
 
+    /// Takes the device away, as a driver's reset would: for tests.
+    #[doc(hidden)]
+    pub fn lose_device(&self) {
+        self.gpu.device.destroy();
+    }
+
     fn open_with(adapter: &Adapter, options: Options, sources: Sources) -> Result<Self, Fault> {
         let gpu = Gpu::open(adapter)?;
         let limits = gpu.device.limits();
@@ -128,7 +134,7 @@ impl GpuEngine {
         schedule: &Schedule,
     ) -> Result<Vec<KernelTime>, Fault> {
         let place = self.plan(batch, true)?;
-        let (Some(state), plan) = (&mut self.state, &self.plans[place]) else { return Err(no_state()) };
+        let (Some(state), plan) = (&mut self.state, &self.plans[place]) else { return Err(no_state(&self.gpu)) };
         if plan.key.sequences * plan.key.sequence != batch.inputs.len() {
             return Err(Fault::bad_job("only a batch that goes through whole can be profiled"));
         }
@@ -154,7 +160,7 @@ impl GpuEngine {
 
     /// Finds or makes the plan for a batch, and where it stands.
     fn plan(&mut self, batch: &TokenBatch, backward: bool) -> Result<usize, Fault> {
-        let Some(state) = &self.state else { return Err(no_state()) };
+        let Some(state) = &self.state else { return Err(no_state(&self.gpu)) };
         check_batch(&state.model, batch)?;
         let sequence = batch.sequence as usize;
         let sequences = self.sequences_at_once(&state.model, batch, backward)?;
@@ -212,7 +218,7 @@ impl GpuEngine {
     /// Sends a batch through and brings its losses back.
     fn run_batch(&mut self, batch: &TokenBatch, fresh: bool, gradients: Option<F32>) -> Result<Outcome, Fault> {
         let place = self.plan(batch, gradients.is_some())?;
-        let (Some(state), plan) = (&mut self.state, &self.plans[place]) else { return Err(no_state()) };
+        let (Some(state), plan) = (&mut self.state, &self.plans[place]) else { return Err(no_state(&self.gpu)) };
         let tokens = batch.inputs.len();
         let losses_at = 8 + 4 * state.stages() as u64;
         let bytes = losses_at + 4 * tokens as u64;
@@ -288,8 +294,9 @@ impl GpuEngine {
     }
 }
 
-fn no_state() -> Fault {
-    Fault::device("no state is loaded")
+/// Why there is no state: none was loaded, or its device is gone.
+fn no_state(gpu: &Gpu) -> Fault {
+    gpu.outcome().err().unwrap_or_else(|| Fault::device("no state is loaded"))
 }
 
 /// Bytes that a model's state takes: 16 a parameter (PROTOCOL §2) and 2 for the operands of matrix products.
@@ -411,12 +418,12 @@ impl Engine for GpuEngine {
     }
 
     fn write(&mut self, part: Part, layer: LayerIndex, values: &[f32]) -> Result<(), Fault> {
-        self.state.as_mut().ok_or_else(no_state)?.write(&self.gpu, part, layer, values)?;
+        self.state.as_mut().ok_or_else(|| no_state(&self.gpu))?.write(&self.gpu, part, layer, values)?;
         self.gpu.outcome()
     }
 
     fn read(&mut self, part: Part, layer: LayerIndex, out: &mut [f32]) -> Result<(), Fault> {
-        let state = self.state.as_ref().ok_or_else(no_state)?;
+        let state = self.state.as_ref().ok_or_else(|| no_state(&self.gpu))?;
         state.read(&self.gpu, &mut self.staging, part, layer, out)
     }
 
@@ -431,7 +438,7 @@ impl Engine for GpuEngine {
     }
 
     fn step(&mut self, token_weight: F32, squared_norm: F32, schedule: &Schedule) -> Result<(), Fault> {
-        let state = self.state.as_mut().ok_or_else(no_state)?;
+        let state = self.state.as_mut().ok_or_else(|| no_state(&self.gpu))?;
         write_rates(&self.gpu, &state.rates, &Rates::new(schedule, token_weight, squared_norm));
         let mut commands = Commands::new(&self.gpu);
         commands.add(&state.update);
