@@ -29,8 +29,8 @@ const RAGGED: Menu = Menu {
     vocabs: &[1, 3, 31, 257],
 };
 
-/// What can be cut into small blocks.
-const EVEN: Menu = Menu { sequences: &[9, 24], head_widths: &[8, 16], ffns: &[16, 96], vocabs: &[80, 264] };
+/// What can be cut into small blocks: the feed-forward weights and the larger vocabulary always are.
+const EVEN: Menu = Menu { sequences: &[9, 24], head_widths: &[16], ffns: &[96], vocabs: &[80, 264] };
 
 /// Runs every call of an operation over random shapes on both.
 fn compare(engine: &mut GpuEngine, op: Op, menu: &Menu, rounds: u64) {
@@ -86,7 +86,7 @@ fn every_tile_gives_the_same_bits() {
 #[test]
 fn cut_matrices_and_split_scores_give_the_same_bits() {
     on_every_driver("cut_matrices_and_split_scores_give_the_same_bits", |adapter| {
-        for (block_bytes, scores_max) in [(20_000, 1500), (30_000, 100)] {
+        for (block_bytes, scores_max) in [(10_000, 1500), (12_000, 100)] {
             let mut engine = open(adapter, Options { block_bytes, scores_max, ..Options::default() });
             table().for_each(|op| compare(&mut engine, op, &EVEN, 2));
         }

@@ -116,12 +116,34 @@ fn a_value_out_of_range_voids_the_batch_and_only_that_batch() {
             let kept = std::mem::replace(&mut values[last], 2f32.powi(60));
             engine.write(Part::Weights, layer, &values).unwrap();
             assert_eq!(engine.train(&own, true, weight), Ok(Trained::Void), "a weight of {layer:?}");
-            // Still so when the operands are not cast again.
             assert_eq!(engine.evaluate(&own), Ok(None), "a weight of {layer:?}");
             values[last] = kept;
             engine.write(Part::Weights, layer, &values).unwrap();
             assert_eq!(engine.train(&own, true, weight), Ok(fine.clone()), "after {layer:?} was mended");
         }
+    });
+}
+
+#[test]
+fn a_weight_out_of_range_voids_every_batch_until_it_is_mended() {
+    on_every_driver("a_weight_out_of_range_voids_every_batch_until_it_is_mended", |adapter| {
+        let (mut engine, spec) = (open(adapter, Options::default()), toy());
+        initialise(&mut engine, &spec);
+        let (own, head) = (batch(&spec, 1, 1, 0), LayerIndex(2));
+        let mut values = vec![0.0; LayerLayout::new(&spec, head).elements];
+        engine.read(Part::Weights, head, &mut values).unwrap();
+        // Just out of range, so that nothing it is multiplied by needs to be: only its own cast tells, and that runs once.
+        for column in 0..8 {
+            let place = spec.hidden as usize + column;
+            let kept = std::mem::replace(&mut values[place], f32::from_bits(2f32.powi(50).to_bits() + 1));
+            engine.write(Part::Weights, head, &values).unwrap();
+            for _ in 0..2 {
+                assert_eq!(engine.evaluate(&own), Ok(None), "column {column}");
+            }
+            values[place] = kept;
+        }
+        engine.write(Part::Weights, head, &values).unwrap();
+        assert!(matches!(engine.train(&own, true, F32::ONE), Ok(Trained::Done { .. })));
     });
 }
 

@@ -283,6 +283,9 @@ mod tests {
         let blocks = cut(&layout, &members, 20_000).unwrap();
         assert_eq!(blocks, [(0, 48), (48, 48), (96, 32), (128, 32)]);
         assert!(blocks.iter().all(|block| block.1 * 96 % 256 == 0));
+        // Operands are read in eights, whatever the width.
+        let wide = Layout { rows: 64, width: 512, dtype: DType::F32 };
+        assert_eq!(cut(&wide, &[(0, 64)], 31 * 2048).unwrap(), [(0, 24), (24, 24), (48, 16)]);
         assert!(cut(&layout, &members, 100).is_err());
         assert!(cut(&layout, &[(0, 90), (90, 70)], 20_000).is_err());
     }
