@@ -28,6 +28,7 @@ impl Signals {
         let signals = Self::default();
         let heard = signals.clone();
         ctrlc::set_handler(move || heard.on_signal())?;
+        outlive_full_disks();
         Ok(signals)
     }
 
@@ -63,5 +64,14 @@ impl Signals {
             restore_terminal();
             std::process::exit(EXIT_INTERRUPTED);
         }
+    }
+}
+
+/// A file that grows beyond the process's limit is an error like a full disk, which can be waited out, and not the end.
+fn outlive_full_disks() {
+    #[cfg(unix)]
+    // SAFETY: ignoring a signal runs no code of ours in a handler.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }

@@ -80,6 +80,12 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) => error.fmt(f),
+            Self::Database { path, source: heed::Error::Mdb(heed::MdbError::Panic) } => write!(
+                f,
+                "the database {} could not finish a write and has to be opened anew: start the node again. What was \
+                 saved before is safe.",
+                path.display()
+            ),
             Self::Database { path, source } => write!(f, "the database {} failed: {source}", path.display()),
             Self::Structure { path, why } => {
                 write!(f, "the database {} is damaged: {why}. {RECOVER}", path.display())

@@ -1,0 +1,243 @@
+//! Real processes of the real program, each in a world of its own.
+#![allow(dead_code, reason = "no test file uses all of it")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A wait that takes longer has failed; far above what a loaded machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A model that takes a millisecond a step.
+pub(crate) const TOY: &str = "
+[model]
+layers = 1
+hidden = 32
+heads = 2
+kv-heads = 1
+ffn = 64
+context = 64
+[training]
+batch = 4
+sequence = 32
+";
+
+/// A directory for everything of one test.
+pub(crate) struct Scratch {
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a configuration file: the toy model and more.
+    pub(crate) fn config(&self, more: &str) -> PathBuf {
+        let path = self.path("config.toml");
+        std::fs::write(&path, format!("{TOY}{more}")).unwrap();
+        path
+    }
+
+    /// The program with these arguments, split at spaces, on data directory `name`.
+    pub(crate) fn command(&self, name: &str, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_neuroshard"));
+        for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NEUROSHARD_")) {
+            command.env_remove(variable);
+        }
+        command.env("HOME", self.dir.path()).env_remove("XDG_DATA_HOME").env_remove("XDG_CONFIG_HOME");
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command.args(arguments.split_whitespace()).arg("--data-dir").arg(self.path(name));
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, name: &str, arguments: &str) -> Finished {
+        let output = self.command(name, arguments).output().unwrap();
+        Finished {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts the program with `--json` and reads what it tells.
+    pub(crate) fn start(&self, name: &str, arguments: &str) -> Running {
+        Running::start(self.command(name, &format!("{arguments} --json")))
+    }
+
+    /// `status --json`.
+    pub(crate) fn status(&self, name: &str) -> Value {
+        let finished = self.run(name, "status --json");
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        serde_json::from_str(&finished.stdout).unwrap()
+    }
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// The JSON lines of standard output.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// The lines of an event.
+    pub(crate) fn events(&self, name: &str) -> Vec<Value> {
+        self.lines().into_iter().filter(|line| line["event"] == name).collect()
+    }
+
+    /// Demands that it failed with this code and that the message holds these words.
+    #[track_caller]
+    pub(crate) fn failed(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is missing in: {}", self.stderr);
+        }
+    }
+}
+
+/// A process that runs. It is killed when this is dropped.
+pub(crate) struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    /// What it told so far.
+    pub(crate) told: Vec<Value>,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines, told: Vec::new() }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line; `None` when standard output is closed.
+    pub(crate) fn next(&mut self) -> Option<Value> {
+        let line = match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                panic!("nothing was told for {PATIENCE:?} after {:?}", self.told.last())
+            }
+        };
+        // A killed process may leave half a line.
+        let value: Value = serde_json::from_str(&line).ok()?;
+        self.told.push(value.clone());
+        Some(value)
+    }
+
+    /// Waits for a line that suits.
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, suits: impl Fn(&Value) -> bool) -> Value {
+        while let Some(line) = self.next() {
+            if suits(&line) {
+                return line;
+            }
+        }
+        panic!("it ended too early; its last words: {:#?}", &self.told[self.told.len().saturating_sub(5)..]);
+    }
+
+    /// Waits for an event that suits.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, event: &str, suits: impl Fn(&Value) -> bool) -> Value {
+        self.wait_until(|line| line["event"] == event && suits(line))
+    }
+
+    /// Waits for a step of at least this number.
+    #[track_caller]
+    pub(crate) fn wait_for_step(&mut self, step: u64) -> Value {
+        self.wait_for("step", |line| line["step"].as_u64() >= Some(step))
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: the child is ours and was not waited for, so its number is not anybody else's.
+        let sent = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(sent, 0);
+    }
+
+    /// Reads to the end and waits.
+    pub(crate) fn finish(&mut self) -> ExitStatus {
+        while self.next().is_some() {}
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The last event of a kind so far.
+    pub(crate) fn last(&self, event: &str) -> Option<&Value> {
+        self.told.iter().rev().find(|line| line["event"] == event)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Numbers for choosing moments; the seed is printed by a failing test's output.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        println!("dice seeded with {seed}");
+        Self(seed)
+    }
+
+    /// A number below `bound`: an xorshift, good enough to choose moments.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Whether a file of this directory or below satisfies a condition; the first one that does.
+pub(crate) fn find_file(root: &Path, suits: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if suits(&path) {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
