@@ -12,8 +12,8 @@ use neuroshard_host::store::ByteCount;
 use super::words::{count, grouped};
 use super::{Display, News, data_words, short_path};
 
-/// Least time between two lines of training.
-const STEP_EVERY: Duration = Duration::from_secs(5);
+/// Least time between two lines of one kind that training repeats.
+const REPEAT_EVERY: Duration = Duration::from_secs(5);
 /// Least time between two lines of packing.
 const PACKING_EVERY: Duration = Duration::from_secs(5);
 
@@ -21,13 +21,16 @@ const PACKING_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Plain<W> {
     out: W,
-    last_step: Option<Instant>,
+    /// When a step, a held-out loss and a save were last told.
+    last: [Option<Instant>; 3],
     last_packing: Instant,
+    /// The end is near, and every line of it is told.
+    ending: bool,
 }
 
 impl<W: Write> Plain<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { out, last_step: None, last_packing: Instant::now() }
+        Self { out, last: [None; 3], last_packing: Instant::now(), ending: false }
     }
 
     fn line(&mut self, name: &str, text: &str) -> io::Result<()> {
@@ -40,11 +43,18 @@ impl<W: Write> Plain<W> {
             let (name, text) = notice_words(report);
             return self.line(name, &text);
         };
-        if let Event::Stepped { .. } = event {
-            if self.last_step.is_some_and(|last| last.elapsed() < STEP_EVERY) {
+        let repeated = match event {
+            Event::Stepped { .. } => Some(0),
+            Event::HeldOut { .. } => Some(1),
+            Event::Saved { .. } => Some(2),
+            _ => None,
+        };
+        self.ending |= matches!(event, Event::StepLimit { .. });
+        if let Some(last) = repeated.and_then(|kind| self.last.get_mut(kind)) {
+            if !self.ending && last.is_some_and(|last| last.elapsed() < REPEAT_EVERY) {
                 return Ok(());
             }
-            self.last_step = Some(Instant::now());
+            *last = Some(Instant::now());
         }
         match event_words(event, follower) {
             Some((name, text)) => self.line(name, &text),
@@ -68,6 +78,10 @@ impl<W: Write + Send> Display for Plain<W> {
                 self.line("packing", &format!("{} of {}", ByteCount(*done), ByteCount(*of)))
             }
             News::Report(report) => self.report(report, follower),
+            News::Stopping { times } => {
+                self.ending = true;
+                self.line("stopping", stopping_words(*times))
+            }
             News::Log(line) => {
                 writeln!(self.out, "{line}")?;
                 self.out.flush()
@@ -106,9 +120,8 @@ pub(super) fn opening_lines(news: &News<'_>) -> Vec<(&'static str, String)> {
             ),
             ("api", format!("http://{api} (its token is in the data directory)")),
         ],
-        News::Stopping { times } => vec![("stopping", stopping_words(*times).to_owned())],
         News::Ended(ended) => vec![("stopped", ended_words(ended))],
-        News::Packing { .. } | News::Report(_) | News::Log(_) => Vec::new(),
+        News::Packing { .. } | News::Stopping { .. } | News::Report(_) | News::Log(_) => Vec::new(),
     }
 }
 

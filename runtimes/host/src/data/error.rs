@@ -24,6 +24,8 @@ pub enum DataError {
     TooLarge { tokens: u64 },
     /// A document grew by so much during packing that the plan no longer holds.
     Changed { document: String },
+    /// Nothing is packed into a directory that holds anything.
+    NotEmpty { path: PathBuf },
     /// A packed directory is not what its manifest says.
     Packed { path: PathBuf, why: String },
     /// The store failed.
@@ -60,6 +62,11 @@ impl fmt::Display for DataError {
             Self::Changed { document } => {
                 write!(f, "{document} grew while it was packed. Try again when nothing writes to the text any more.")
             }
+            Self::NotEmpty { path } => write!(
+                f,
+                "{} is not empty, and nothing was written into it. Name a new or an empty directory.",
+                path.display()
+            ),
             Self::Packed { path, why } => {
                 write!(f, "{} is not what `neuroshard data pack` made: {why}. Pack the text again.", path.display())
             }

@@ -36,8 +36,7 @@ impl PackedDirectory {
     ) -> Result<Packed, DataError> {
         fs::create_dir_all(root).map_err(FileError::new("create", root))?;
         if fs::read_dir(root).map_err(FileError::new("list", root))?.next().is_some() {
-            let why = "the directory is not empty, and nothing is written into it".to_owned();
-            return Err(DataError::Packed { path: root.to_owned(), why });
+            return Err(DataError::NotEmpty { path: root.to_owned() });
         }
         let write = &mut |shards: &[&[u8]]| -> Result<Vec<Hash>, StoreError> {
             let one = |shard: &&[u8]| {

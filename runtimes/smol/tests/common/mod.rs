@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -224,20 +224,4 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0 % bound
     }
-}
-
-/// Whether a file of this directory or below satisfies a condition; the first one that does.
-pub(crate) fn find_file(root: &Path, suits: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if suits(&path) {
-                return Some(path);
-            }
-        }
-    }
-    None
 }
