@@ -10,7 +10,7 @@
 //!
 //! (`decode`, `core`, `trace`, `tokenizer`; a nightly compiler needs no `RUSTC_BOOTSTRAP`.) What the fuzzer finds lands in
 //! the corpus under a name that git ignores. A crash becomes a regression test by giving its file a name that says what it
-//! shows; `NEUROSHARD_BLESS=1 cargo test -p neuroshard-fuzz` writes the seeds anew when an encoding changes.
+//! shows; `cargo xtask golden` writes the seeds anew when an encoding changes.
 
 pub mod decode;
 pub mod memory;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use neuroshard_core::proto::codec;
-use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, Record};
+use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, PeerFault, Record};
 use neuroshard_proto::{BatchOutcome, Commitment, Fault, Job, Message, Snapshot, Time};
 
 /// Names of all kinds of input.
@@ -140,10 +140,21 @@ fn write_event(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         Event::JobLate { job } => write!(f, " {} is late", job_name(*job)),
         Event::PeerUp { node } => write!(f, " peer {node:.8} is up"),
         Event::PeerDown { node } => write!(f, " peer {node:.8} is down"),
+        Event::Rejected { reject } => write_reject(f, reject),
+        Event::Diverged { step, voids } => write!(f, " diverged at step {step} after {voids} void batches"),
         Event::StepLimit { step } => write!(f, " step limit {step} reached"),
         Event::Stopped { step, saved: Some(saved) } => write!(f, " stopped at step {step}, saved {saved}"),
         Event::Stopped { step, saved: None } => write!(f, " stopped at step {step}, nothing saved"),
         other => write!(f, " {other:?}"),
+    }
+}
+
+fn write_reject(f: &mut fmt::Formatter<'_>, reject: &PeerFault) -> fmt::Result {
+    match reject {
+        PeerFault::OtherNetwork { node } => write!(f, " refused {node:.8}: of another network"),
+        PeerFault::OwnName => f.write_str(" refused a peer with this node's own name"),
+        PeerFault::Clock { node, theirs } => write!(f, " refused {node:.8}: its clock says {theirs}"),
+        PeerFault::TooManyPeers { node } => write!(f, " refused {node:.8}: too many peers"),
     }
 }
 
