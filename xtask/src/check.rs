@@ -87,9 +87,11 @@ fn docs() -> Result<(), String> {
     cargo(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])
 }
 
-/// Rewrites every golden file from the code as it is.
+/// Rewrites every golden file, the newest trace and the fuzzers' seeds from the code as it is.
 pub(crate) fn golden() -> Result<(), String> {
-    cargo(&["test", "-p", "neuroshard-tests", "--test", "golden"], &[("NEUROSHARD_BLESS", "1")])
+    let bless = [("NEUROSHARD_BLESS", "1")];
+    cargo(&["test", "-p", "neuroshard-tests", "--test", "golden", "--test", "traces"], &bless)?;
+    cargo(&["test", "-p", "neuroshard-fuzz", "--test", "corpora", "the_seeds"], &bless)
 }
 
 #[cfg(test)]
