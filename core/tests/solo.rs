@@ -291,6 +291,22 @@ fn a_snapshot_that_cannot_be_restored_never_becomes_a_fact() {
 }
 
 #[test]
+fn a_batch_answered_before_the_step_it_follows_is_a_fault() {
+    let mut world = World::new(config());
+    world.train_to(3);
+    while !matches!(world.jobs[..], [(_, Job::Step { .. }), (_, Job::Train { .. })]) {
+        world.answer(20);
+    }
+    let (id, job) = world.jobs.remove(1);
+    let result = Ok(world.honest(&job));
+    world.input(Input::Computed { id, result });
+    let reloaded =
+        |event: &Event| matches!(event, Event::JobFailed { job: JobKind::Train, then: Recovery::Reload { .. }, .. });
+    assert!(world.events.iter().any(reloaded));
+    assert!(matches!(world.jobs[..], [(_, Job::Init { .. })]), "the step under way is given up");
+}
+
+#[test]
 fn a_missing_shard_stops_the_node() {
     let mut world = World::new(config());
     world.train_to(1);

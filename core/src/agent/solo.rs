@@ -377,6 +377,10 @@ impl Solo {
     }
 
     fn on_batch(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, outcome: &BatchOutcome) {
+        if self.stepping.is_some() {
+            let fault = Fault::bad_job("the executor answered a batch before the step that was asked for earlier");
+            return self.on_fault(cx, JobKind::Train, &fault);
+        }
         let Some((_, batch)) = self.train.take() else { return };
         match outcome {
             BatchOutcome::Done { loss_micro, tokens, squared_norms } => {
