@@ -9,6 +9,10 @@ fn run_all(target: &str, run: fn(&[u8])) {
     let mut inputs = 0;
     for entry in fs::read_dir(&folder).expect("the corpus is checked in") {
         let path = entry.expect("the corpus can be read").path();
+        // What a fuzzer found and nobody kept has a hash for a name.
+        if path.file_name().is_some_and(|name| name.len() == 40) {
+            continue;
+        }
         let bytes = fs::read(&path).expect("the corpus can be read");
         // The last line before a panic names the input.
         println!("{}", path.display());

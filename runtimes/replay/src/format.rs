@@ -82,7 +82,7 @@ impl Header {
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             wire_version: WIRE_VERSION,
-            build: Text::try_from(Self::BUILD.to_owned())?,
+            build: Self::this_build(),
             detail,
             config: core.config().clone(),
             seed,
@@ -95,6 +95,10 @@ impl Header {
 
     /// What [`Self::build`] is in traces of this program.
     pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+    pub(crate) fn this_build() -> Text<64> {
+        Text::try_from(Self::BUILD.to_owned()).expect("a version is short")
+    }
 
     /// Whether this very build recorded the trace. Another one may replay it, and may go another way.
     pub fn is_of_this_build(&self) -> bool {

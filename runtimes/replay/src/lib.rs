@@ -3,7 +3,8 @@
 //! A [`neuroshard_core::Core`] is moved by its inputs alone, so a list of them is the whole life of a node. A [`Recorder`]
 //! writes it while the node runs, with digests of each step's outputs and state; [`replay`] runs it again without clock,
 //! network, disk or accelerator and says at which step this build did something else; [`diff`] finds where two recordings
-//! part; [`info`], [`cat`] and [`state`] show what is in one. `docs/src/traces.md` describes the file.
+//! part; [`info`], [`cat`] and [`state`] show what is in one; [`minimise`] leaves out what a bug does not need.
+//! `docs/src/traces.md` describes the file.
 //!
 //! ```
 //! use std::io::Cursor;
@@ -48,6 +49,7 @@ mod bytes;
 mod diff;
 mod format;
 mod frame;
+mod minimise;
 mod play;
 mod read;
 mod record;
@@ -60,6 +62,7 @@ mod text;
 pub use diff::{DiffError, Difference, Parting, Side, Steps, diff};
 pub use format::{Detail, FORMAT, Header, PARTS_MAX, Summary};
 pub use frame::{Changed, Digests, Frame, FrameFault, Outcome, Outputs};
+pub use minimise::{INPUT_BYTES_MAX, Inputs, Minimal, MinimiseError, Symptom, minimise, rewrite};
 pub use play::{Played, Player};
 pub use read::{Ending, ReadError, ReadFault, Reader};
 pub use record::{FLUSH_AFTER_MS, RecordError, Recorder};
