@@ -5,9 +5,10 @@ use std::io::{Read, Seek};
 
 use neuroshard_proto::{Hash, NodeId};
 
+use crate::fault::ReadError;
 use crate::format::Header;
 use crate::frame::Frame;
-use crate::read::{ReadError, Reader};
+use crate::read::Reader;
 use crate::replay::{differing_parts, write_outcome};
 use crate::text::InputLine;
 
@@ -231,6 +232,32 @@ mod tests {
             assert!(!before.iter().any(|logged| batch(&logged.input)), "an earlier batch went unnoticed");
             assert!(parting.to_string().contains("loss 4.0000"), "{parting}");
         }
+    }
+
+    /// Counts the bytes that are read.
+    struct Counting<'a>(Cursor<&'a [u8]>, &'a std::cell::Cell<usize>);
+
+    impl Read for Counting<'_> {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let len = self.0.read(out)?;
+            self.1.set(self.1.get() + len);
+            Ok(len)
+        }
+    }
+
+    impl Seek for Counting<'_> {
+        fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn few_chunks_of_a_long_trace_are_read() {
+        let bytes = trace(12_000, Detail::Outputs);
+        let (read, other) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let open = |count| Reader::new(Counting(Cursor::new(&bytes[..]), count)).unwrap();
+        assert!(diff(&mut open(&read), &mut open(&other)).unwrap().is_equal());
+        assert!(read.get() * 5 < bytes.len(), "{} of {} bytes", read.get(), bytes.len());
     }
 
     #[test]

@@ -222,3 +222,61 @@ struct OutputList(Outputs);
 impl Canonical for OutputList {
     const BYTES_MAX: u32 = FRAME_BYTES_MAX as u32;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGESTS: Digests = Digests { outputs: 1, state: 2 };
+
+    #[test]
+    fn the_chain_depends_on_all_that_a_step_was() {
+        let start = Hash::of_blob(b"start");
+        let time = Time::from_ms;
+        let links = [
+            link(&start, time(5), b"input", Some(DIGESTS)),
+            link(&Hash::default(), time(5), b"input", Some(DIGESTS)),
+            link(&start, time(6), b"input", Some(DIGESTS)),
+            link(&start, time(5), b"inputs", Some(DIGESTS)),
+            link(&start, time(5), b"input", Some(Digests { outputs: 3, ..DIGESTS })),
+            link(&start, time(5), b"input", Some(Digests { state: 3, ..DIGESTS })),
+            link(&start, time(5), b"input", None),
+        ];
+        for (place, link) in links.iter().enumerate() {
+            assert!(!links[..place].contains(link), "{place}");
+        }
+    }
+
+    #[test]
+    fn recorded_outputs_are_held_to_their_digest() {
+        let (input, outputs) = (codec::encode(&Input::Tick), encode_outputs(std::iter::empty()));
+        let digests = Digests { outputs: digest(&outputs), state: 2 };
+        let taken = |digests, outputs: &[u8]| {
+            let mut chunk = Vec::new();
+            put(&mut chunk, 0, &input, Some((digests, &Changed::default(), outputs)));
+            take(&mut Cursor(&chunk), Detail::Outputs).map(|frame| frame.outcome.unwrap().outputs.unwrap().len())
+        };
+        assert_eq!(taken(digests, &outputs), Ok(0));
+        assert_eq!(taken(DIGESTS, &outputs), Err(FrameFault::Digest));
+        assert_eq!(taken(digests, &[0, 0]), Err(FrameFault::Outputs(DecodeError::TrailingBytes { extra: 1 })));
+        assert_eq!(taken(digests, &[65]), Err(FrameFault::Outputs(DecodeError::Malformed)));
+        assert_eq!(taken(digests, &[]), Err(FrameFault::Outputs(DecodeError::Malformed)));
+    }
+
+    #[test]
+    fn a_frame_may_end_after_its_input_and_nowhere_else() {
+        let input = codec::encode(&Input::Tick);
+        let mut chunk = Vec::new();
+        put(&mut chunk, 300, &input, Some((DIGESTS, &Changed::default(), &[])));
+        for len in 1..chunk.len() {
+            let mut cut = chunk[..len].to_vec();
+            cut[0] = len as u8 - 1;
+            let taken = take(&mut Cursor(&cut), Detail::Inputs).map(|frame| frame.outcome);
+            match len {
+                4 => assert_eq!(taken, Ok(None)),
+                3 => assert_eq!(taken, Err(FrameFault::Input(DecodeError::Malformed))),
+                _ => assert_eq!(taken, Err(FrameFault::Cut), "{len}"),
+            }
+        }
+    }
+}

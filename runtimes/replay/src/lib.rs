@@ -47,6 +47,7 @@
 
 mod bytes;
 mod diff;
+mod fault;
 mod format;
 mod frame;
 mod minimise;
@@ -60,11 +61,12 @@ mod testing;
 mod text;
 
 pub use diff::{DiffError, Difference, Parting, Side, Steps, diff};
+pub use fault::{Ending, ReadError, ReadFault};
 pub use format::{Detail, FORMAT, Header, PARTS_MAX, Summary};
 pub use frame::{Changed, Digests, Frame, FrameFault, Outcome, Outputs};
 pub use minimise::{INPUT_BYTES_MAX, Inputs, Minimal, MinimiseError, Symptom, minimise, rewrite};
 pub use play::{Played, Player};
-pub use read::{Ending, ReadError, ReadFault, Reader};
+pub use read::Reader;
 pub use record::{FLUSH_AFTER_MS, RecordError, Recorder};
 pub use replay::{Divergence, Kinds, OtherBuild, Report, Verdict, replay};
 pub use show::{Filter, Form, ShowError, cat, info, state};

@@ -10,9 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use neuroshard_core::{Input, Outbox, RestoreError};
 use neuroshard_proto::{Time, codec};
 
+use crate::fault::ReadError;
 use crate::format::Header;
 use crate::play::{Played, Player};
-use crate::read::{ReadError, Reader};
+use crate::read::Reader;
 use crate::record::{RecordError, Recorder};
 use crate::text::OutputLine;
 

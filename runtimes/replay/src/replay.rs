@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use neuroshard_core::RestoreError;
 use neuroshard_proto::{Hash, Time, WIRE_VERSION};
 
+use crate::fault::{Ending, ReadError};
 use crate::format::Header;
 use crate::frame::{Frame, Outcome};
 use crate::play::{Played, Player};
-use crate::read::{Ending, ReadError, Reader};
+use crate::read::Reader;
 use crate::text::{InputLine, OutputLine};
 
 /// What a replay found.
@@ -391,12 +392,18 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_never_returned_is_judged_by_whether_it_does_now() {
+    fn a_step_is_judged_by_its_outputs_its_state_and_whether_it_returned() {
         let header = Host::new(config()).header(Detail::Outputs);
         let frame = |outcome| Frame { step: 1, time: Time::ZERO, input: Input::Tick, outcome };
         let returned = || Player::new(&header).unwrap().step(Time::ZERO, Input::Tick);
         let Played::Returned(outcome) = returned() else { panic!("a first tick") };
         assert_eq!(judge(&frame(Some(outcome.clone())), returned(), &header), None);
+        for (outputs, state) in [(1, 0), (0, 1)] {
+            let mut other = outcome.clone();
+            other.digests.outputs ^= outputs;
+            other.digests.state ^= state;
+            assert!(matches!(judge(&frame(Some(other)), returned(), &header), Some(Verdict::Differs(_))));
+        }
         let panicked = || Played::Panicked("why".to_owned());
         assert!(matches!(judge(&frame(None), panicked(), &header), Some(Verdict::Fell { .. })));
         assert!(matches!(judge(&frame(None), returned(), &header), Some(Verdict::FellOnlyThen { .. })));

@@ -7,10 +7,11 @@ use neuroshard_core::RestoreError;
 use neuroshard_proto::Time;
 use serde_json::json;
 
+use crate::fault::{Ending, ReadError};
 use crate::format::{Detail, FORMAT, Header};
 use crate::frame::{Frame, Outcome};
 use crate::play::{Played, Player};
-use crate::read::{Ending, ReadError, Reader};
+use crate::read::Reader;
 use crate::replay::{Kinds, OtherBuild};
 use crate::text::{At, INPUT_KINDS, InputLine, OutputLine};
 
