@@ -401,6 +401,10 @@ mod tests {
         let text = printed(|out| cat(&mut reader(&bytes), &Filter::default(), Form::Text, out));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 100);
+        let mut used = reader(&bytes);
+        used.seek_step(50).unwrap();
+        let again = printed(|out| cat(&mut used, &Filter::default(), Form::Text, out));
+        assert_eq!(again, text, "from the beginning, wherever the reader was");
         assert!(
             lines[0].starts_with("       1       0.501s          tick  => persist record 0, founded network "),
             "{}",
