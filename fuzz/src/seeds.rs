@@ -49,6 +49,10 @@ fn schedules() -> Vec<(&'static str, Vec<u8>)> {
         ("step_limit", vec![2, 0, 0xef, 0x80, 0x88, 0x70]),
         ("too_little_memory", vec![0x40, 0, 0xe1, 0x80, 0x88, 0x70]),
         ("host_errs", vec![0, 0, 0xc0, 0xe0, 0xc1, 0xc3, 0xc2, 0xcf, 0xe0]),
+        // Found by fuzzing; each broke a promise once.
+        ("snapshot_of_other_stages", vec![60, 252, 234, 77, 252, 234, 73, 252, 234, 77]),
+        ("records_durable_at_once", vec![191, 181, 9, 9, 9, 9, 9, 9, 9, 9, 133, 9, 9, 9, 9, 9, 9, 61, 229, 20]),
+        ("far_back_to_the_last_snapshot", vec![0, 96, 239, 12, 0, 96, 239, 12, 0, 0, 227, 33]),
         ("raw_inputs", {
             let save = codec::encode(&Input::Command(Command::Save));
             let lost = codec::encode(&Input::Computed { id: RequestId(2), result: Err(Fault::device("gone")) });
