@@ -11,6 +11,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use common::{Arguments, schedule, text};
@@ -91,7 +92,11 @@ fn show(run: &Run, training: &TrainSpec) {
     println!("  root {}", run.root);
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    common::report(run())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::of_process();
     let (preset, model, training) = arguments.preset()?;
     let steps = arguments.number("--steps", 50)?;

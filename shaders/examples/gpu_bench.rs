@@ -11,6 +11,7 @@
 mod common;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use common::{Arguments, schedule, text};
@@ -61,7 +62,11 @@ fn table(times: &[KernelTime], copy_rate: f64) {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    common::report(run())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::of_process();
     let (preset, model, training) = arguments.preset()?;
     let steps = arguments.number("--steps", 10)?.max(1);

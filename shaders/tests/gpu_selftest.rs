@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gpu_support::{on_every_driver, open};
 use neuroshard_proto::ops::Op;
 use neuroshard_shaders::gpu::kernels::Kernel;
-use neuroshard_shaders::gpu::{GpuEngine, Options, open_tested};
+use neuroshard_shaders::gpu::{GpuEngine, OpenError, Options, open_tested, open_tested_altered};
 use neuroshard_shaders::selftest::{self, Verdict};
 
 /// For each operation a small alteration of the text it runs: what stands there and what it becomes.
@@ -80,5 +80,21 @@ fn the_self_test_names_the_operation_that_was_altered() {
         }
         let mut engine = open(adapter, Options::default());
         assert_eq!(selftest::run_op(&mut engine, Op::AdamW).verdict, Verdict::Passed);
+    });
+}
+
+#[test]
+fn a_driver_that_spoils_bare_accumulators_is_taken_with_shielded_ones() {
+    on_every_driver("a_driver_that_spoils_bare_accumulators_is_taken_with_shielded_ones", |adapter| {
+        let spoiled = |kernel: &Kernel| kernel.text().replace("    return sum;\n}", "    return sum + sum * 1e-7;\n}");
+        let (mut engine, _) = open_tested_altered(adapter, Options::default(), spoiled)
+            .unwrap_or_else(|error| panic!("shielded accumulators pass: {error}"));
+        assert_eq!(selftest::run_op(&mut engine, Op::MatmulNt).verdict, Verdict::Passed);
+        let bare = Options { shield_chains: Some(false), ..Options::default() };
+        let Err(OpenError::Refused(refusal)) = open_tested_altered(adapter, bare, spoiled) else {
+            panic!("bare accumulators were demanded, and fail")
+        };
+        let products = [Op::MatmulNt, Op::MatmulNn, Op::MatmulTn, Op::Attention, Op::AttentionBackward];
+        assert_eq!(refusal.report.failed().collect::<Vec<_>>(), products);
     });
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each example is a crate that uses its part")]
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use neuroshard_proto::{F32, Hash, ModelSpec, Preset, Schedule, Stream, TrainSpec};
 use neuroshard_shaders::gpu::{self, Adapter, Wish};
@@ -40,6 +41,13 @@ impl Arguments {
         let place = gpu::choose(&descriptions, &wish)?.ok_or("no adapter")?;
         Ok(found.swap_remove(place))
     }
+}
+
+/// Tells what went wrong, if anything did.
+pub fn report(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("{error}");
+    ExitCode::FAILURE
 }
 
 /// AdamW as the recipe says, at its peak rate; `step` counts from 1.

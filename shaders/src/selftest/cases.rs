@@ -196,7 +196,7 @@ fn deep(call: &'static Call, model: ModelSpec, sequence: u32, flavour: Flavour) 
 impl Setup {
     fn case(&self, op: Op, number: u64) -> Case {
         let shape = Shape::new(&self.model, self.sequence, self.sequence as usize * self.sequences);
-        let mut draw = Draw { stream: Stream::new(&Hash::of_blob(op.name().as_bytes()), "self-test", number) };
+        let mut draw = Draw::new(op, number);
         let mut inputs = Values::new();
         for (operand, slot) in self.call.reads.iter().enumerate() {
             let (rows, cols, dtype) = slot.shape();
@@ -246,9 +246,11 @@ fn cancel(op: Op, operand: usize, cols: usize, values: &mut [f32]) {
     }
 }
 
-/// A source of operands.
+/// A source of operands: the bytes of a keyed stream.
 struct Draw {
     stream: Stream,
+    position: u64,
+    block: Vec<u8>,
 }
 
 /// Exponents that an operand's values have, and whether values that must be flushed stand among them.
@@ -259,10 +261,27 @@ struct Spread {
 }
 
 impl Draw {
+    fn new(op: Op, case: u64) -> Self {
+        let stream = Stream::new(&Hash::of_blob(op.name().as_bytes()), "self-test", case);
+        Self { stream, position: 0, block: Vec::new() }
+    }
+
+    fn next(&mut self) -> u64 {
+        if self.block.is_empty() {
+            self.block.resize(1 << 16, 0);
+            self.stream.fill(self.position, &mut self.block);
+            self.position += self.block.len() as u64;
+        }
+        let rest = self.block.len() - 8;
+        let word = u64::from_le_bytes(std::array::from_fn(|i| self.block[rest + i]));
+        self.block.truncate(rest);
+        word
+    }
+
     /// A quarter of all tokens are one, so that its row gathers many gradients.
     fn tokens(&mut self, count: usize, vocab: usize) -> Vec<i32> {
         let mut token = || {
-            let drawn = self.stream.below(4 * vocab as u64 / 3) as usize;
+            let drawn = (self.next() % (4 * vocab as u64 / 3).max(1)) as usize;
             if drawn < vocab { drawn as i32 } else { vocab as i32 - 1 }
         };
         (0..count).map(|_| token()).collect()
@@ -286,7 +305,7 @@ impl Draw {
     }
 
     fn float(&mut self, spread: &Spread) -> f32 {
-        let bits = self.stream.next_u64();
+        let bits = self.next();
         let (low, high) = (bits as u32, (bits >> 32) as u32);
         let sign = low & 0x8000_0000;
         let exponent = (127 + spread.low) as u32 + (high >> 8) % (spread.high - spread.low + 1) as u32;
@@ -339,7 +358,7 @@ fn spread(op: Op, slot: Slot, flavour: Flavour) -> Spread {
 }
 
 fn sum_squares() -> Vec<Case> {
-    let mut draw = Draw { stream: Stream::new(&Hash::of_blob(b"sum_squares"), "self-test", 0) };
+    let mut draw = Draw::new(Op::SumSquares, 0);
     let plain = Spread { low: -8, high: 8, flushed: false };
     let wide = Spread { low: -110, high: 20, flushed: true };
     let mut case = |count, spread: &Spread, spoil: Option<u32>| {
@@ -378,7 +397,7 @@ fn adamw() -> Vec<Case> {
         clip: F32::ONE,
     };
     let late = Schedule { correction1: ratio(101, 100), correction2: ratio(105, 100), ..schedule };
-    let mut draw = Draw { stream: Stream::new(&Hash::of_blob(b"adamw"), "self-test", 0) };
+    let mut draw = Draw::new(Op::AdamW, 0);
     let mut case = |schedule: &Schedule, squared_norm, decay, spread: &Spread| {
         let mut floats = || -> Vec<f32> { (0..1003).map(|_| draw.float(spread)).collect() };
         let [weights, mut moments1, mut moments2, gradient] = [(); 4].map(|()| floats());

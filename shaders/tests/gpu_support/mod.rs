@@ -4,6 +4,7 @@
 //! A driver that is not installed is skipped in words; with `NEUROSHARD_REQUIRE_DRIVERS` set it is a failure.
 #![allow(dead_code, unreachable_pub, reason = "each test binary is a crate that uses its part")]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -62,7 +63,9 @@ pub fn on_every_driver(test: &str, body: impl FnOnce(&Adapter)) {
                 driver.name,
                 driver.package
             );
-            println!("SKIP {test} on {}: install the package {}", driver.name, driver.package);
+            // Straight to the terminal: what a passing test prints is not shown.
+            let _ =
+                writeln!(std::io::stderr(), "SKIP {test} on {}: install the package {}", driver.name, driver.package);
             continue;
         };
         let output = Command::new(std::env::current_exe().expect("the test's own path"))
