@@ -4,8 +4,8 @@
 //! cargo run --release -p neuroshard-shaders --example cross_check -- --preset nano --steps 50 [--adapter NAME]
 //! ```
 //!
-//! Without `--adapter` it takes the best hardware; software drivers are taken by name only. The GPU is tested first, and
-//! the program fails where a bit differs.
+//! Without `--adapter` it takes the best hardware; software drivers are taken by name only. The GPU is tested first,
+//! and the program fails where a bit differs.
 
 mod common;
 

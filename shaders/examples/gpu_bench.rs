@@ -4,9 +4,9 @@
 //! cargo run --release -p neuroshard-shaders --example gpu_bench -- [--adapter NAME] [--preset nano] [--steps 10]
 //! ```
 //!
-//! Times of kernels are the device's own. A kernel's share of the memory rate is what its operands come to, each read or
-//! written once, over what a copy moves on the same device: far below 100 % it waits for something else, above it, its
-//! operands stayed in a cache.
+//! Times of kernels are the device's own. A kernel's share of the memory rate is what its operands come to, each read
+//! or written once, over what a copy moves on the same device: far below 100 % it waits for something else, above it,
+//! its operands stayed in a cache.
 
 mod common;
 

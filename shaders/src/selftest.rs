@@ -1,8 +1,8 @@
 //! The self-test: golden inputs for every operation, whose outputs' hashes are part of the program (ARCHITECTURE §4).
 //!
-//! Honest nodes are never slashed for their hardware, because a device that fails in one bit does no work that is hashed.
-//! The constants are in `selftest/golden.txt`, which `cargo run -p neuroshard-shaders --example golden` writes from the
-//! reference engine.
+//! Honest nodes are never slashed for their hardware, because a device that fails in one bit does no work that is
+//! hashed. The constants are in `selftest/golden.txt`, which `cargo run -p neuroshard-shaders --example golden` writes
+//! from the reference engine.
 //!
 //! ```
 //! use neuroshard_shaders::cpu::CpuEngine;

@@ -132,7 +132,8 @@ fn a_weight_out_of_range_voids_every_batch_until_it_is_mended() {
         let (own, head) = (batch(&spec, 1, 1, 0), LayerIndex(2));
         let mut values = vec![0.0; LayerLayout::new(&spec, head).elements];
         engine.read(Part::Weights, head, &mut values).unwrap();
-        // Just out of range, so that nothing it is multiplied by needs to be: only its own cast tells, and that runs once.
+        // Just out of range, so that nothing it is multiplied by needs to be: only its own cast tells, and that runs
+        // once.
         for column in 0..8 {
             let place = spec.hidden as usize + column;
             let kept = std::mem::replace(&mut values[place], f32::from_bits(2f32.powi(50).to_bits() + 1));

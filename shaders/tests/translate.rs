@@ -1,5 +1,5 @@
-//! Every kernel, without a device: base WebGPU accepts it, every platform's language can say it, and it keeps the rules of
-//! the arithmetic (ARCHITECTURE §4).
+//! Every kernel, without a device: base WebGPU accepts it, every platform's language can say it, and it keeps the rules
+//! of the arithmetic (ARCHITECTURE §4).
 #![cfg(feature = "gpu")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -295,8 +295,8 @@ fn operands(expression: &Expression) -> Vec<Handle<Expression>> {
     }
 }
 
-/// The sums and products of a function that reach anything but a shield, or a component on its way to one. The product in
-/// `mac` and `mac4` may reach its sum: its factors are bfloat16 values, so it is exact.
+/// The sums and products of a function that reach anything but a shield, or a component on its way to one. The product
+/// in `mac` and `mac4` may reach its sum: its factors are bfloat16 values, so it is exact.
 fn unshielded_arithmetic(module: &Module, info: &FunctionInfo, function: &Function) -> Vec<String> {
     let name = function.name.as_deref().unwrap_or_default();
     let mut bare: BTreeMap<Handle<Expression>, BinaryOperator> = BTreeMap::new();
@@ -354,8 +354,8 @@ fn every_sum_and_product_is_shielded_from_the_arithmetic_it_feeds() {
     assert_eq!(found, ["sum_of_sum: Add", "argument: Subtract", "part: Add", "fused: Multiply"], "the check itself");
 }
 
-/// The numbers that each function and constant of a Rust or WGSL text names, as bits, sorted: a loop spells its bounds in
-/// another order in each language.
+/// The numbers that each function and constant of a Rust or WGSL text names, as bits, sorted: a loop spells its bounds
+/// in another order in each language.
 fn numbers_by_name(text: &str) -> BTreeMap<String, Vec<u64>> {
     let mut numbers: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     let mut name = String::new();

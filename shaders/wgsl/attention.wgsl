@@ -1,5 +1,6 @@
-// Causal attention as two matrix products with a softmax between them. The scores of a window of (sequence, head) planes
-// are held at once: either whole planes, or some rows of one. Keys and values of a group of query heads are shared.
+// Causal attention as two matrix products with a softmax between them. The scores of a window of (sequence, head)
+// planes are held at once: either whole planes, or some rows of one. Keys and values of a group of query heads are
+// shared.
 //
 // d = chain(0, q, key); s = mul(d, scale); m = max s; e = exp(z(s - m)); c = recip(tree(e)); y = bf(chain(0,
 // bf(mul(e, c)), value)).

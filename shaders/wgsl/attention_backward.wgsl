@@ -1,4 +1,5 @@
-// The gradient of causal attention, window by window as in attention.wgsl, whose `products` make q key^T and dy value^T.
+// The gradient of causal attention, window by window as in attention.wgsl, whose `products` make q key^T and dy
+// value^T.
 //
 // p = mul(e, c); b = chain(0, dy, y); ds = bf(mul(mul(p, z(dp - b)), scale)); dq = chain(0, ds, key);
 // dkey[j] = chain(0, ds[t, j], q[t]) and dvalue[j] = chain(0, bf(p[t, j]), dy[t]) over the query heads of the group

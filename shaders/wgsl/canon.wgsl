@@ -13,8 +13,8 @@ const TINY_BITS: u32 = (127u - 100u) << 23u;
 const OPERAND_TINY_BITS: u32 = (127u - 52u) << 23u;
 const MAGNITUDE: u32 = 0x7fffffffu;
 
-// The shield: what went through it is neither fused nor reassociated with the arithmetic it feeds. It stands around every
-// product and every sum that feeds a sum; src/canon.rs marks the products only, since Rust reassociates nothing.
+// The shield: what went through it is neither fused nor reassociated with the arithmetic it feeds. It stands around
+// every product and every sum that feeds a sum; src/canon.rs marks the products only, since Rust reassociates nothing.
 fn q(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }

@@ -1,5 +1,5 @@
-// l = z(logit + bias); m = max l; e = exp(z(l - m)); s = tree(e); the loss log(s) + (m - l_target) in micro-nats, and the
-// gradient bf(z(mul(e, recip(s)) - [target])). A workgroup of 64 lanes takes a row.
+// l = z(logit + bias); m = max l; e = exp(z(l - m)); s = tree(e); the loss log(s) + (m - l_target) in micro-nats, and
+// the gradient bf(z(mul(e, recip(s)) - [target])). A workgroup of 64 lanes takes a row.
 
 struct Params {
     zero: u32,
@@ -55,7 +55,8 @@ fn cross_entropy(
     var s = start();
     for (var first = 0u; first < params.width; first += TREE) {
         let c = first + lane;
-        let block = vec4(weight(row, c, m), weight(row, c + 64u, m), weight(row, c + 128u, m), weight(row, c + 192u, m));
+        let block =
+            vec4(weight(row, c, m), weight(row, c + 64u, m), weight(row, c + 128u, m), weight(row, c + 192u, m));
         s = q(s + tree_block(lane, block));
     }
     let c = recip(s);

@@ -1,5 +1,5 @@
-// dtable[token[t]] += dy[t], t ascending. `order` lists the positions by token and then by position, so the positions of
-// one token stand together; the thread of a token's first place adds them all, and no atomics are needed.
+// dtable[token[t]] += dy[t], t ascending. `order` lists the positions by token and then by position, so the positions
+// of one token stand together; the thread of a token's first place adds them all, and no atomics are needed.
 
 struct Params {
     zero: u32,

@@ -1,5 +1,5 @@
-// dw[o, i] = chain(dw[o, i], dy[k, o], x[k, i]), k over the tokens: the gradient of a weight, which may come in parts, each
-// a range of rows.
+// dw[o, i] = chain(dw[o, i], dy[k, o], x[k, i]), k over the tokens: the gradient of a weight, which may come in parts,
+// each a range of rows.
 
 struct Params {
     zero: u32,

@@ -8,8 +8,8 @@ var<workgroup> quarters: array<f32, 64>;
 var<workgroup> eighths: array<f32, 8>;
 var<workgroup> top: atomic<i32>;
 
-// The sum of a block whose elements lane, lane + 64, lane + 128 and lane + 192 this lane brings; every lane gets it. Two
-// halvings happen in a lane's registers, three in each of eight lanes, three in all: two barriers instead of eight.
+// The sum of a block whose elements lane, lane + 64, lane + 128 and lane + 192 this lane brings; every lane gets it.
+// Two halvings happen in a lane's registers, three in each of eight lanes, three in all: two barriers instead of eight.
 fn tree_block(lane: u32, x: vec4<f32>) -> f32 {
     quarters[lane] = q(q(x.x + x.z) + q(x.y + x.w));
     workgroupBarrier();
@@ -24,7 +24,8 @@ fn tree_block(lane: u32, x: vec4<f32>) -> f32 {
     return q(even + odd);
 }
 
-// The largest of the numbers that the lanes bring; every lane gets it. Keys are integers, so their order does not matter.
+// The largest of the numbers that the lanes bring; every lane gets it. Keys are integers, so their order does not
+// matter.
 fn top_of(lane: u32, x: f32) -> f32 {
     if lane == 0u {
         atomicStore(&top, bitcast<i32>(0x80000000u));

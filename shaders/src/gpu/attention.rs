@@ -20,8 +20,8 @@ struct Window {
     sharing: usize,
 }
 
-/// The windows that cover `sequences * heads` planes of `length` rows, each of at most `room` scores where a single row is
-/// no longer than that. Their order is that in which the gradients of keys and values gather.
+/// The windows that cover `sequences * heads` planes of `length` rows, each of at most `room` scores where a single row
+/// is no longer than that. Their order is that in which the gradients of keys and values gather.
 fn windows(planes: usize, group: usize, length: usize, columns: usize, room: usize) -> Vec<Window> {
     let group_scores = group * length * columns;
     if group_scores <= room {

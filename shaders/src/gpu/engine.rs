@@ -403,7 +403,7 @@ impl Engine for GpuEngine {
         let (needed, most) = (state_bytes(model), self.options.memory_bytes);
         if needed > most {
             return Err(Fault::device(&format!(
-                "the model takes {} MiB of the GPU's memory and {} are allowed: allow more, choose a smaller model, or use the CPU",
+                "the model takes {} MiB of the GPU's memory and {} are allowed: allow more, or choose a smaller one",
                 needed.div_ceil(1 << 20),
                 most >> 20
             )));

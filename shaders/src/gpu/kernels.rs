@@ -1,5 +1,5 @@
-//! The list of kernels: which text each is made of, its entry point, its parameters and what it binds. Pipelines, tests and
-//! translations all walk this list.
+//! The list of kernels: which text each is made of, its entry point, its parameters and what it binds. Pipelines, tests
+//! and translations all walk this list.
 
 use neuroshard_proto::ops::Op;
 

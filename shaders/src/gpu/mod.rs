@@ -1,8 +1,8 @@
 //! The GPU engine: hand-written WGSL over wgpu, giving the bits of [`crate::reference`] on any vendor's device.
 //!
-//! [`adapters`] lists what is there, [`choose`] picks one, and [`open_tested`] makes an engine of it, after the self-test
-//! found every bit as it must be. Model state stays on the device; what comes back each step is losses, norms and two
-//! flags.
+//! [`adapters`] lists what is there, [`choose`] picks one, and [`open_tested`] makes an engine of it, after the
+//! self-test found every bit as it must be. Model state stays on the device; what comes back each step is losses, norms
+//! and two flags.
 //!
 //! ```no_run
 //! use neuroshard_shaders::gpu::{self, Options, Wish};
@@ -16,9 +16,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! How it is made: `tensor` says how values lie in memory, `record` and `attention` turn calls of the operation table into
-//! dispatches, `program` replays them, `plan` holds a batch shape's activations and programs, `state` the model's, and
-//! `engine` puts them together. The kernels themselves are in `wgsl/`, listed in [`kernels`].
+//! How it is made: `tensor` says how values lie in memory, `record` and `attention` turn calls of the operation table
+//! into dispatches, `program` replays them, `plan` holds a batch shape's activations and programs, `state` the model's,
+//! and `engine` puts them together. The kernels themselves are in `wgsl/`, listed in [`kernels`].
 
 mod attention;
 mod device;

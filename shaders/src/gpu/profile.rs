@@ -25,7 +25,8 @@ pub struct KernelTime {
 /// Most timestamps in a query set of base WebGPU.
 const TIMESTAMPS_MAX: usize = 4096;
 
-/// Runs programs with a timestamp before and after each dispatch; kernels come in the order of their time, longest first.
+/// Runs programs with a timestamp before and after each dispatch; kernels come in the order of their time, longest
+/// first.
 ///
 /// # Errors
 /// If the device has no clock for kernels, or fails.

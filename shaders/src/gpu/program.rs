@@ -103,8 +103,8 @@ impl<'a> Recorder<'a> {
         Self { gpu, pipelines, flags, drafts: Vec::new() }
     }
 
-    /// Adds a kernel: its parameters and what it binds by name, in the order of the kernel's own lists. `flags` is bound
-    /// unasked.
+    /// Adds a kernel: its parameters and what it binds by name, in the order of the kernel's own lists. `flags` is
+    /// bound unasked.
     pub(crate) fn dispatch(
         &mut self,
         kernel: &'static Kernel,

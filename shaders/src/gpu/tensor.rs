@@ -1,5 +1,5 @@
-//! How values lie on a device: every row padded with zeros to 16 bytes, so that every row can be read in fours of singles
-//! or eights of bfloat16 values, two to a word. What lies beyond a row's width stays zero.
+//! How values lie on a device: every row padded with zeros to 16 bytes, so that every row can be read in fours of
+//! singles or eights of bfloat16 values, two to a word. What lies beyond a row's width stays zero.
 
 use bytemuck::cast_slice;
 use neuroshard_proto::ops::{Dim, Slot};
@@ -228,8 +228,8 @@ impl Staging {
     }
 }
 
-/// How a tensor is cut where it is larger than `bytes_max`. `members` are its own tensors, by first row and rows: none is
-/// cut together with its neighbour, and cuts fall where blocks of a reduction's tree do.
+/// How a tensor is cut where it is larger than `bytes_max`. `members` are its own tensors, by first row and rows: none
+/// is cut together with its neighbour, and cuts fall where blocks of a reduction's tree do.
 pub(crate) fn cut(layout: &Layout, members: &[(usize, usize)], bytes_max: u64) -> Result<Vec<(usize, usize)>, Fault> {
     if layout.bytes() <= bytes_max {
         return Ok(vec![(0, layout.rows)]);

@@ -225,8 +225,8 @@ impl Setup {
     }
 }
 
-/// Makes the factors of a product's operand cancel: along its rows, or down its columns for what is summed so. The first
-/// operand changes its sign, the second does not, and an accumulator is left as it is.
+/// Makes the factors of a product's operand cancel: along its rows, or down its columns for what is summed so. The
+/// first operand changes its sign, the second does not, and an accumulator is left as it is.
 fn cancel(op: Op, operand: usize, cols: usize, values: &mut [f32]) {
     let sign = match operand {
         0 => -1.0,

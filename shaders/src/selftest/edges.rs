@@ -113,8 +113,8 @@ fn cross_entropy(shape: &Shape, bias: &[f32], logits: &mut [f32]) {
     }
 }
 
-/// Every second position has its neighbour's keys, and values of the other sign in every second place: what is left of their
-/// sum is what the order of additions leaves.
+/// Every second position has its neighbour's keys, and values of the other sign in every second place: what is left of
+/// their sum is what the order of additions leaves.
 fn attention(shape: &Shape, rotated: &mut [f32]) {
     let (model, width) = (&shape.model, shape.dim(Dim::Qkv));
     let keys = model.hidden as usize;

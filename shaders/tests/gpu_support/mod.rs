@@ -1,5 +1,5 @@
-//! Runs a test on every software driver that is installed, each in a process of its own: the Vulkan loader chooses drivers
-//! when it is first asked.
+//! Runs a test on every software driver that is installed, each in a process of its own: the Vulkan loader chooses
+//! drivers when it is first asked.
 //!
 //! A driver that is not installed is skipped in words; with `NEUROSHARD_REQUIRE_DRIVERS` set it is a failure.
 #![allow(dead_code, unreachable_pub, reason = "each test binary is a crate that uses its part")]
