@@ -1,3 +1,6 @@
 //! What tests of several crates share.
 
+#[cfg(doctest)]
+mod book;
 pub mod golden;
+pub mod toy;
