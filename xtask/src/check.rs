@@ -90,7 +90,8 @@ fn docs() -> Result<(), String> {
 /// Rewrites every golden file, the newest trace and the fuzzers' seeds from the code as it is.
 pub(crate) fn golden() -> Result<(), String> {
     let bless = [("NEUROSHARD_BLESS", "1")];
-    cargo(&["test", "-p", "neuroshard-tests", "--test", "golden", "--test", "traces"], &bless)?;
+    let tests = ["--test", "golden", "--test", "traces", "--test", "book"];
+    cargo(&[&["test", "-p", "neuroshard-tests"], &tests[..]].concat(), &bless)?;
     cargo(&["test", "-p", "neuroshard-fuzz", "--test", "corpora", "the_seeds"], &bless)
 }
 
