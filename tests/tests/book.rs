@@ -58,7 +58,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -101,7 +101,11 @@ fn the_table_of_single_parameters_is_that_of_the_parameters() {
     }
     row("self-benchmark: period", format!("{} ms", grouped(params.benchmark_period_ms)), "2");
     row("self-benchmark: sequence", format!("{} tokens", params.benchmark_sequence), "2");
-    row("self-benchmark: warm-up and timed runs", format!("{} + {}", params.benchmark_warmup, params.benchmark_runs), "2");
+    row(
+        "self-benchmark: warm-up and timed runs",
+        format!("{} + {}", params.benchmark_warmup, params.benchmark_runs),
+        "2",
+    );
     row("share of the memory that layers may take", params.holding_share.to_string(), "2");
     row("heartbeat every", format!("{} ms", grouped(params.heartbeat_ms)), "3");
     row("degraded from", format!("{} ms", grouped(params.degraded_ms)), "3");
@@ -168,7 +172,8 @@ fn the_tensors_are_those_of_the_model() {
     );
     let (mut first, mut inner) = (model.tensors(LayerIndex(0)), model.tensors(LayerIndex(1)));
     first.retain(|tensor| !inner.contains(tensor));
-    let stages = [("0", first), ("0 to L - 1", std::mem::take(&mut inner)), ("L", model.tensors(LayerIndex(model.layers)))];
+    let stages =
+        [("0", first), ("0 to L - 1", std::mem::take(&mut inner)), ("L", model.tensors(LayerIndex(model.layers)))];
     for (stage, tensors) in stages {
         for tensor in tensors {
             let init = match tensor.kind.init() {
@@ -210,7 +215,10 @@ fn the_host_guide_names_all_that_a_host_meets() {
     let page = read(&root().join("docs/src/host.md"));
     for ty in ["Input", "Output", "Event", "Command", "Fault"] {
         for variant in variants(ty) {
-            assert!(page.contains(&format!("`{variant}`")) || page.contains(&format!("::{variant}`")), "{ty}::{variant}");
+            assert!(
+                page.contains(&format!("`{variant}`")) || page.contains(&format!("::{variant}`")),
+                "{ty}::{variant}"
+            );
         }
     }
     for timer in neuroshard_core::TimerKind::ALL {
@@ -268,5 +276,116 @@ fn every_page_with_rust_in_it_is_compiled() {
         for shut in ["```rust,ignore", "```rust,no_run", "```rust,should_panic", "```rust,noplayground"] {
             assert!(!text.contains(shut), "docs/src/{name} has a block that is not run: {shut}");
         }
+    }
+}
+
+/// The pages that show commands: the book, and what stands beside it.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files(&root().join("docs/src"), &[".md"]);
+    pages.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
+    pages
+}
+
+/// Lines of shell blocks.
+fn shell_lines(text: &str) -> Vec<&str> {
+    let blocks = text.split("\n```sh\n").skip(1).map(|rest| rest.split("\n```").next().unwrap_or_default());
+    blocks.flat_map(str::lines).filter(|line| !line.trim().is_empty()).collect()
+}
+
+/// Code spans in running text.
+fn spans(text: &str) -> Vec<&str> {
+    let prose = text.split("\n```").step_by(2);
+    prose.flat_map(|prose| prose.split('`').skip(1).step_by(2)).collect()
+}
+
+/// A command's words, as a shell would cut a line without variables, up to a pipe or a comment.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, ' ') => words.push(std::mem::take(&mut word)),
+            (_, c) => word.push(c),
+        }
+    }
+    words.push(word);
+    let ends = |word: &String| word == "|" || word == "#" || word == ">";
+    words.into_iter().filter(|word| !word.is_empty()).take_while(|word| !ends(word)).collect()
+}
+
+#[test]
+fn every_command_line_shown_is_one_that_the_program_takes() {
+    let help = read(&root().join("xtask/src/main.rs"));
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for page in pages() {
+        let text = read(&page);
+        let inline = spans(&text).into_iter().filter(|span| !span.contains("..."));
+        for line in shell_lines(&text).into_iter().chain(inline) {
+            let words = words(line);
+            let own = words.first().is_some_and(|word| word == "neuroshard");
+            let node = if own {
+                Some(&words[..])
+            } else {
+                words.strip_prefix(&["cargo", "run", "--release"].map(str::to_owned))
+            };
+            if let Some(xtask) = words.strip_prefix(&["cargo", "xtask"].map(str::to_owned)) {
+                let name = xtask.first().expect("a chore");
+                if !help.contains(&format!(
+                    "
+  {name} "
+                )) {
+                    wrong.push(format!("{}: `{line}` is no chore", page.display()));
+                }
+            } else if own || node.is_some_and(|rest| rest.is_empty() || rest[0] == "--") {
+                let rest = node.unwrap_or_default().iter().skip(1);
+                let arguments = std::iter::once("neuroshard".to_owned()).chain(rest.cloned());
+                let parsed = neuroshard_cli::command().try_get_matches_from(arguments);
+                if let Err(error) = parsed
+                    && error.exit_code() != 0
+                {
+                    let why = error.to_string();
+                    let why = why.lines().next().unwrap_or_default();
+                    wrong.push(format!("{}: `{line}`: {why}", page.display()));
+                }
+            } else {
+                continue;
+            }
+            seen += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 20, "the book shows commands, {seen} were found");
+}
+
+/// Every long flag of the program and its commands.
+fn flags() -> BTreeSet<String> {
+    let (mut open, mut found) = (vec![neuroshard_cli::command()], BTreeSet::new());
+    while let Some(command) = open.pop() {
+        found.extend(command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)));
+        open.extend(command.get_subcommands().cloned());
+    }
+    found.extend(["help", "version"].map(str::to_owned));
+    found
+}
+
+#[test]
+fn every_flag_named_is_one_that_the_program_has_and_the_operator_is_told_of_all_for_run() {
+    let (flags, mut wrong) = (flags(), Vec::new());
+    for page in pages() {
+        for span in spans(&read(&page)) {
+            let Some(flag) = span.strip_prefix("--") else { continue };
+            let flag = flag.split([' ', '=']).next().unwrap_or_default();
+            if !flags.contains(flag) {
+                wrong.push(format!("{}: there is no flag --{flag}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let guide = read(&root().join("docs/src/operator.md"));
+    let mut command = neuroshard_cli::command();
+    let run = command.find_subcommand_mut("run").expect("a command `run`");
+    for argument in run.get_arguments().filter_map(|argument| argument.get_long()) {
+        assert!(guide.contains(&format!("\n| `--{argument}")), "docs/src/operator.md explains --{argument}");
     }
 }

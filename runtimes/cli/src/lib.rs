@@ -24,7 +24,7 @@ pub mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use neuroshard_host::runtime::Runtime;
 
 use crate::args::{Cli, Command, DataCommand, KeysCommand};
@@ -45,6 +45,11 @@ pub fn main(runtime: impl Runtime) -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The command line as data: for completions, manuals, and the test that holds the book to it.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
