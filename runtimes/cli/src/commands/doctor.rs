@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use neuroshard_host::clock::unix_ms;
-use neuroshard_host::directory::DirectoryError;
-use neuroshard_host::directory::Paths;
+use neuroshard_host::directory::{DirectoryError, Paths};
 use neuroshard_host::home::{HomeError, Visit};
 use neuroshard_host::keys::entropy;
 use neuroshard_host::store::ByteCount;
+use neuroshard_shaders::selftest::Verdict;
 
 use crate::engine;
 use crate::failure::Failure;
@@ -45,7 +45,7 @@ pub(crate) fn doctor(settings: &Settings) -> Result<(), Failure> {
         if json {
             println!("{}", serde_json::json!({ "check": name, "result": mark.to_lowercase(), "text": text }));
         } else {
-            println!("{mark:<6} {name:<12} {text}");
+            println!("{mark:<6} {name:<18} {text}");
         }
     };
     tell("entropy", entropy().map_or_else(|e| Finding::Wrong(e.to_string()), |_| Finding::Fine("at hand".into())));
@@ -128,11 +128,18 @@ fn free_space(_path: &Path) -> Option<u64> {
     None
 }
 
+/// The device, and a line for each operation of its self-test.
 fn adapter(settings: &Settings) -> Vec<(String, Finding)> {
-    match engine::choose(&settings.adapter.clone().unwrap_or_default(), settings.threads) {
-        Ok(chosen) => vec![("adapter".into(), Finding::Fine(format!("{} ({})", chosen.description, chosen.reason)))],
-        Err(error) => vec![("adapter".into(), Finding::Wrong(error.to_string()))],
-    }
+    let chosen = match engine::choose(&settings.adapter.clone().unwrap_or_default(), settings.threads) {
+        Ok(chosen) => chosen,
+        Err(error) => return vec![("adapter".into(), Finding::Wrong(error.to_string()))],
+    };
+    let name = format!("{} ({})", chosen.description, chosen.reason);
+    let lines = chosen.report.lines.iter().map(|line| match &line.verdict {
+        Verdict::Passed => (line.op.name().to_owned(), Finding::Fine("every bit as it must be".into())),
+        Verdict::Failed { why } => (line.op.name().to_owned(), Finding::Wrong(why.clone())),
+    });
+    std::iter::once(("adapter".into(), Finding::Fine(name))).chain(lines).collect()
 }
 
 /// The data directory and everything in it, each blob against its hash.
