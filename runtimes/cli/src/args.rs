@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use neuroshard_replay::At;
 
@@ -88,6 +88,9 @@ pub(crate) struct RunFlags {
     /// Write a trace of every input to a new file, for `neuroshard replay`
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+    /// Leave out of the trace what the core answered; it then takes a tenth of the room or less
+    #[arg(long, requires = "record")]
+    pub(crate) record_inputs_only: bool,
     /// Port of the local HTTP API on 127.0.0.1 [default: the system chooses]
     #[arg(long, value_name = "PORT")]
     pub(crate) api_port: Option<u16>,
@@ -144,6 +147,22 @@ pub(crate) enum TraceCommand {
         /// A step, or a time: 1200 or 3.5s
         #[arg(long, value_name = "PLACE")]
         at: At,
+    },
+    /// Leave out what does not matter for a symptom, and write what is left as a new trace
+    #[command(group = ArgGroup::new("symptom").required(true))]
+    Minimise {
+        file: PathBuf,
+        /// A new file
+        out: PathBuf,
+        /// Some output's line, as `trace cat` prints it, holds this text
+        #[arg(long, value_name = "TEXT", group = "symptom")]
+        output: Option<String>,
+        /// A step panics
+        #[arg(long, group = "symptom")]
+        panic: bool,
+        /// Most replays to make
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        attempts: u32,
     },
 }
 
@@ -207,6 +226,7 @@ impl RunFlags {
             threads: self.threads.map(usize::from),
             mode: self.mode,
             record: self.record.clone(),
+            record_inputs_only: self.record_inputs_only.then_some(true),
             api_port: self.api_port,
             ..Settings::default()
         }

@@ -47,6 +47,16 @@ impl fmt::Display for EngineError {
 
 impl std::error::Error for EngineError {}
 
+/// Keeps Mesa's device-select layer out of this process: it asks a window system which device comes first, complains on
+/// standard error where there is none, and the order is chosen here anyway.
+pub(crate) fn leave_drivers_order_alone() {
+    const SWITCH: &str = "NODEVICE_SELECT";
+    if cfg!(target_os = "linux") && std::env::var_os(SWITCH).is_none() {
+        // SAFETY: this is the first thing the program does, while no other thread can read the environment.
+        unsafe { std::env::set_var(SWITCH, "1") };
+    }
+}
+
 /// Chooses a device, opens and tests it.
 ///
 /// # Errors

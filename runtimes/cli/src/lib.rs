@@ -32,8 +32,9 @@ use crate::failure::Failure;
 use crate::log::Log;
 use crate::settings::Settings;
 
-/// Runs the program with the process's own arguments.
+/// Runs the program with the process's own arguments. To be called before the process has other threads.
 pub fn main(runtime: impl Runtime) -> ExitCode {
+    engine::leave_drivers_order_alone();
     let cli = Cli::parse();
     match dispatch(&runtime, &cli) {
         Ok(()) => ExitCode::SUCCESS,

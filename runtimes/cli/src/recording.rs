@@ -20,9 +20,15 @@ struct Recording {
 }
 
 /// Begins a trace in a new file.
-pub(crate) fn recording(path: &Path, core: &Core, start: &Start, now: Time) -> Result<Box<dyn Tap>, Failure> {
+pub(crate) fn recording(
+    path: &Path,
+    detail: Detail,
+    core: &Core,
+    start: &Start,
+    now: Time,
+) -> Result<Box<dyn Tap>, Failure> {
     let fail = |why: &dyn std::fmt::Display| Failure::new(format!("--record {}: {why}", path.display()));
-    let header = Header::new(core, start.seed, &start.journal, now, Detail::Outputs);
+    let header = Header::new(core, start.seed, &start.journal, now, detail);
     let header = header.map_err(|error| fail(&format!("the journal is too long for a trace: {error}")))?;
     let recorder = Recorder::create(path, &header, core).map_err(|error| fail(&error))?;
     Ok(Box::new(Recording { recorder: Some(recorder), trouble: None }))

@@ -14,6 +14,7 @@ use neuroshard_host::network::{Expected, Founding, Network, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
+use neuroshard_replay::Detail;
 
 use crate::args::version;
 use crate::book::book;
@@ -50,7 +51,10 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
     let (core, start) = home.restore(&network, settings.operator(data_bytes))?;
     let follower = follower(&home, &network, &core, settings, &chosen);
     let clock = Clock::start(network.genesis.created_unix_ms);
-    let tap = settings.record.as_deref().map(|path| recording(path, &core, &start, clock.now())).transpose()?;
+    let inputs_only = settings.record_inputs_only.unwrap_or(false);
+    let detail = if inputs_only { Detail::Inputs } else { Detail::Outputs };
+    let record = |path| recording(path, detail, &core, &start, clock.now());
+    let tap = settings.record.as_deref().map(record).transpose()?;
     let setup = Setup {
         core,
         clock,

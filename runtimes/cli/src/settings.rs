@@ -39,6 +39,7 @@ pub struct Settings {
     pub log: Option<String>,
     pub json: Option<bool>,
     pub record: Option<PathBuf>,
+    pub record_inputs_only: Option<bool>,
     pub api_port: Option<u16>,
     /// Changes to the preset, for networks of one's own.
     #[serde(default)]
@@ -188,6 +189,7 @@ impl Settings {
             log: read(&variable, "LOG")?,
             json: read(&variable, "JSON")?,
             record: read(&variable, "RECORD")?,
+            record_inputs_only: read(&variable, "RECORD_INPUTS_ONLY")?,
             api_port: read(&variable, "API_PORT")?,
             ..Self::default()
         })
@@ -210,6 +212,7 @@ impl Settings {
             log: self.log.or(other.log),
             json: self.json.or(other.json),
             record: self.record.or(other.record),
+            record_inputs_only: self.record_inputs_only.or(other.record_inputs_only),
             api_port: self.api_port.or(other.api_port),
             // Tables stand in files only, and there is one file.
             model: if self.model.is_nothing() { other.model } else { self.model },

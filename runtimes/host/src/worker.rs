@@ -71,7 +71,7 @@ impl Worker {
         Ok(Self { jobs, cancelled, thread: Some(thread) })
     }
 
-    /// Gives a job. Waits only if [`JOBS_MAX`] are ahead of it.
+    /// Gives a job. Waits only if `JOBS_MAX` are ahead of it.
     pub async fn order(&self, id: RequestId, job: Job) {
         // The thread ends only when this is dropped.
         let _ = self.jobs.send((id, job)).await;

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
+use std::panic;
 use std::path::Path;
 
-use neuroshard_replay::{Filter, Form, Reader, ShowError, Steps, cat, diff, info, replay as replay_trace, state};
+use neuroshard_replay::{
+    Filter, Form, Reader, ShowError, Steps, Symptom, cat, diff, info, minimise, replay as replay_trace, rewrite, state,
+};
 use serde_json::json;
 
 use crate::args::TraceCommand;
@@ -59,12 +62,44 @@ pub(crate) fn trace(settings: &Settings, command: &TraceCommand) -> Result<(), F
         }
         TraceCommand::State { file, at } => (file, state(&mut open(file)?, *at, form, &mut out)),
         TraceCommand::Diff { first, second } => return compare(first, second),
+        TraceCommand::Minimise { file, out, output, panic: _, attempts } => {
+            // The command line demands one of the two.
+            let symptom = output.clone().map_or(Symptom::Panic, Symptom::Output);
+            return smallest(form, file, out, &symptom, *attempts);
+        }
     };
     match shown.and_then(|()| out.flush().map_err(ShowError::Write)) {
         // `neuroshard trace cat | head` has seen enough.
         Err(ShowError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| in_file(file, &error)),
     }
+}
+
+/// Writes the smallest part of a trace that shows a symptom.
+fn smallest(form: Form, file: &Path, out: &Path, symptom: &Symptom, attempts: u32) -> Result<(), Failure> {
+    let mut reader = open(file)?;
+    let new = File::create_new(out).map_err(|error| in_file(out, &error))?;
+    // Panics are what is looked for here: each replay would print one.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let found = minimise(&mut reader, symptom, attempts);
+    let written = found.map(|minimal| {
+        let written = rewrite(reader.header(), &minimal.steps, &new).map(|()| new.sync_all());
+        (minimal, written)
+    });
+    panic::set_hook(hook);
+    let (minimal, written) = written.map_err(|error| {
+        // Nothing is in it; that it stays if it cannot be removed does no harm.
+        let _ = std::fs::remove_file(out);
+        in_file(file, &error)
+    })?;
+    written.map_err(|error| in_file(out, &error))?.map_err(|error| in_file(out, &error))?;
+    let (kept, before, attempts) = (minimal.steps.len(), minimal.before, minimal.attempts);
+    match form {
+        Form::Json => println!("{}", json!({ "steps": kept, "before": before, "replays": attempts })),
+        Form::Text => println!("{kept} of {before} steps are left after {attempts} replays, in {}", out.display()),
+    }
+    Ok(())
 }
 
 /// Compares two traces; a difference is a failure, as for `diff`.

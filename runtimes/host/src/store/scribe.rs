@@ -62,7 +62,7 @@ impl Scribe {
         Ok(Self { orders, thread: Some(thread) })
     }
 
-    /// Gives an order. Waits only if [`ORDERS_MAX`] are ahead of it.
+    /// Gives an order. Waits only if `ORDERS_MAX` are ahead of it.
     pub async fn order(&self, order: StoreOrder) {
         // The thread ends early only after it reported that the store failed.
         let _ = self.orders.send(order).await;
