@@ -111,6 +111,7 @@ mod config;
 mod cx;
 mod io;
 mod journal;
+pub mod ledger;
 mod node;
 mod sampling;
 pub mod schedule;

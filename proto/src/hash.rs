@@ -97,6 +97,12 @@ pub enum Domain {
     ModelState,
     /// One operation of a layer step: its name, shapes, inputs and outputs.
     Operation,
+    /// Where a key hangs in a tree of the agreed state.
+    TreePath,
+    /// An entry of such a tree.
+    TreeLeaf,
+    /// A branch of such a tree.
+    TreeBranch,
 }
 
 impl Domain {
@@ -119,6 +125,9 @@ impl Domain {
             Self::Tensor => b"neuroshard v1 tensor            ",
             Self::ModelState => b"neuroshard v1 model state       ",
             Self::Operation => b"neuroshard v1 operation         ",
+            Self::TreePath => b"neuroshard v1 tree path         ",
+            Self::TreeLeaf => b"neuroshard v1 tree leaf         ",
+            Self::TreeBranch => b"neuroshard v1 tree branch       ",
         }
     }
 

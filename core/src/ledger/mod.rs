@@ -1,0 +1,3 @@
+//! Agreed state (PROTOCOL §0.1).
+
+pub mod tree;
