@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use neuroshard_core::proto::{
-    BatchOutcome, Commitment, F32, Genesis, Hash, Job, LayerBlobs, Manifest, NodeId, Params, Preset, RequestId, Shard,
-    Snapshot, Step, Time,
+    BatchOutcome, Commitment, F32, Founder, Genesis, Hash, Job, LayerBlobs, Manifest, NodeId, Params, Preset,
+    RequestId, Shard, Snapshot, Step, Time,
 };
 use neuroshard_core::{Config, Core, Input, Operator, Outbox, Output};
 
@@ -50,7 +50,8 @@ fn config() -> Config {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: vec![node].try_into().expect("one"),
+        founders: vec![Founder::alone(node)].try_into().expect("one"),
+        allocations: Default::default(),
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }
@@ -104,6 +105,7 @@ fn main() {
                 Output::Persist { seq, .. } => queue.push((Input::Persisted { upto: seq }, "persisted")),
                 Output::Compute { id, job, .. } => queue.insert(0, computed(id, &job)),
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
             }
         }
     }

@@ -9,8 +9,8 @@ use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use neuroshard_core::proto::{
-    BatchOutcome, Commitment, F32, Fault, Genesis, Hash, Job, LayerBlobs, Manifest, NodeId, Params, Preset, Shard,
-    Snapshot, Step, Time,
+    BatchOutcome, Commitment, F32, Fault, Founder, Genesis, Hash, Job, LayerBlobs, Manifest, NodeId, Params, Preset,
+    Shard, Snapshot, Step, Time,
 };
 use neuroshard_core::{Config, Core, Input, Operator, Outbox, Output};
 use neuroshard_replay::{Detail, Header, Reader, Recorder, replay};
@@ -39,7 +39,8 @@ fn config() -> Config {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: vec![node].try_into().expect("one"),
+        founders: vec![Founder::alone(node)].try_into().expect("one"),
+        allocations: Default::default(),
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }
@@ -87,6 +88,7 @@ fn run(inputs: u64, detail: Option<Detail>) -> (Duration, Option<Vec<u8>>) {
                 Output::Persist { seq, .. } => queue.push(Input::Persisted { upto: seq }),
                 Output::Compute { id, job, .. } => queue.insert(0, Input::Computed { id, result: Ok(answer(&job)) }),
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
             }
         }
     }
@@ -129,6 +131,7 @@ fn training_step(steps: u32) -> (String, Duration) {
                     queue.insert(0, Input::Computed { id, result });
                 }
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The whole surface towards a host: what can happen to a node, and what a node asks for (ARCHITECTURE §2).
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::fmt;
 
 use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{
-    BatchId, Bytes, Commitment, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, RequestId, Step, Tier, Time, Verified,
+    BatchId, Bytes, Commitment, Envelope, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, RequestId, Signature, Step,
+    Tier, Time, Verified,
 };
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,8 @@ pub enum Input {
     Computed { id: RequestId, result: Result<Commitment, Fault> },
     /// A wish of the operator.
     Command(Command),
+    /// The node's signature over what was asked to be signed. An answer to an unknown or lapsed request is dropped.
+    Signed { id: RequestId, signature: Signature },
 }
 
 impl Canonical for Input {}
@@ -40,6 +44,7 @@ impl Input {
             Self::Persisted { .. } => "persisted",
             Self::Computed { .. } => "computed",
             Self::Command(_) => "command",
+            Self::Signed { .. } => "signed",
         }
     }
 }
@@ -70,9 +75,38 @@ pub enum Output {
     Trim { before: JournalSeq },
     /// For operators, metrics and checkers.
     Event(Event),
+    /// Sign a digest with the node's key. What is signed is durable already where that matters.
+    Sign { id: RequestId, digest: Hash },
+    /// Send a message to one node, if it can be reached.
+    Send { to: NodeId, message: Box<Envelope> },
+    /// Spread a message among all who follow its topic.
+    Publish { topic: Topic, message: Box<Envelope> },
 }
 
 impl Canonical for Output {}
+
+/// What a published message is about; nodes follow the topics that concern them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
+pub enum Topic {
+    /// Transactions that wait for a block.
+    Transactions,
+    /// Votes, proposals and certificates: of interest to validators.
+    Agreement,
+    /// Decided blocks.
+    Blocks,
+}
+
+impl Topic {
+    pub const ALL: [Self; 3] = [Self::Transactions, Self::Agreement, Self::Blocks];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transactions => "transactions",
+            Self::Agreement => "agreement",
+            Self::Blocks => "blocks",
+        }
+    }
+}
 
 /// Most bytes of a journal record.
 pub const RECORD_BYTES_MAX: u32 = 1 << 18;
@@ -87,6 +121,9 @@ impl Output {
             Self::Drop { .. } => "drop",
             Self::Trim { .. } => "trim",
             Self::Event(_) => "event",
+            Self::Sign { .. } => "sign",
+            Self::Send { .. } => "send",
+            Self::Publish { .. } => "publish",
         }
     }
 }

@@ -61,7 +61,7 @@
 //! # let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 1, shards };
 //! # let node = NodeId::from_bytes([1; 32]);
 //! # let genesis = Genesis { created_unix_ms: 0, seed: Hash::default(), model, training, params: Params::DEFAULT,
-//! #     manifest: manifest.root(), founders: vec![node].try_into()? };
+//! #     manifest: manifest.root(), founders: vec![Founder::alone(node)].try_into()?, allocations: Default::default() };
 //! # let mut operator = neuroshard_core::Operator::new(1 << 30, 1 << 30);
 //! # operator.steps = Some(3);
 //! # let config = Config { genesis, manifest, node, operator };
@@ -121,7 +121,7 @@ pub mod tokenizer;
 pub use config::{Config, Operator};
 pub use io::{
     Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output, PeerFault, RECORD_BYTES_MAX,
-    Recovery, TimerKind,
+    Recovery, TimerKind, Topic,
 };
 pub use journal::{JournalFact, Progress, Record, SNAPSHOTS_MAX, SavedState};
 pub use neuroshard_proto as proto;

@@ -157,6 +157,8 @@ impl Core {
                 }
             }
             Input::Command(command) => local.push_back(Local::Command(command)),
+            // Nothing asks for signatures yet, so this answers nothing.
+            Input::Signed { id: _, signature: _ } => self.requests.unknown = self.requests.unknown.saturating_add(1),
         }
         self.now = now;
         self.on_timers(&mut local, out);
@@ -262,6 +264,12 @@ impl Core {
         }
         match message.message() {
             Message::Heartbeat(heartbeat) => local.push_back(Local::Heartbeat(*heartbeat)),
+            Message::Transaction(_)
+            | Message::Vote(_)
+            | Message::Proposal(_)
+            | Message::Certificate(_)
+            | Message::BlocksWanted(_)
+            | Message::Decided(_) => {}
         }
     }
 

@@ -70,7 +70,7 @@ fn check_frame(bytes: &[u8]) {
         let message = verified.message();
         assert_eq!(Message::from_payload(message.kind(), &message.payload()).as_ref(), Ok(message));
     }
-    for kind in Kind::ALL {
+    for &kind in Kind::ALL {
         if let Ok(message) = Message::from_payload(kind, bytes) {
             assert_eq!(message.payload(), bytes, "a payload has one encoding");
         }

@@ -4,8 +4,9 @@
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::{Command, Config, Input, Operator};
 use neuroshard_proto::{
-    BatchOutcome, Commitment, Envelope, F32, Fault, Genesis, Hash, Heartbeat, Job, Manifest, Message, Mode, NetworkId,
-    NodeId, Params, Preset, Ratio, RequestId, Shard, Signature, Step, Time, Verified, VoidReason, codec,
+    BatchOutcome, Commitment, Envelope, F32, Fault, Founder, Genesis, Hash, Heartbeat, Job, List, Manifest, Message,
+    Mode, NetworkId, NodeId, Params, Preset, Ratio, RequestId, Shard, Signature, Step, Time, Verified, VoidReason,
+    codec,
 };
 use neuroshard_replay::Detail;
 
@@ -54,10 +55,19 @@ pub(crate) fn config(first: u8, second: u8) -> Config {
     let shards = vec![shard(b"training", false), shard(b"held out", true)].try_into().expect("two shards");
     let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 200, shards };
     let node = NodeId::from_bytes(key(0).verifying_key().to_bytes());
-    let founders = vec![node].try_into().expect("one founder");
+    let founders = vec![Founder::alone(node)].try_into().expect("one founder");
     let seed = Hash::of_blob(b"weights");
     let params = Params::DEFAULT;
-    let genesis = Genesis { created_unix_ms: 0, seed, model, training, params, manifest: manifest.root(), founders };
+    let genesis = Genesis {
+        created_unix_ms: 0,
+        seed,
+        model,
+        training,
+        params,
+        manifest: manifest.root(),
+        founders,
+        allocations: List::default(),
+    };
     let snapshot_bytes = model.parameters() * 12;
     let memory = if first >> 6 & 1 == 1 { 1000 } else { 1 << 30 };
     let mut operator = Operator::new(memory, snapshot_bytes * pick(second, 0, [2, 3, 1, 1000]));

@@ -66,7 +66,7 @@ fn schedules() -> Vec<(&'static str, Vec<u8>)> {
 fn decode() -> Vec<(&'static str, Vec<u8>)> {
     let config = node::config(0, 0);
     let heartbeat = node::heartbeat(config.genesis.network(), 1, Time::from_ms(7));
-    let Message::Heartbeat(inner) = heartbeat.message();
+    let Message::Heartbeat(inner) = heartbeat.message() else { unreachable!("a heartbeat was made") };
     let world = World::start(&config, Disk::default(), Time::ZERO, Detail::Outputs).expect("a good configuration");
     let snapshot = world.snapshot(Step(3), 2);
     let (model, range) = (config.genesis.model, config.genesis.model.all_layers());

@@ -170,6 +170,7 @@ impl World {
                 self.jobs.retain(|(open, _)| *open != id);
                 false
             }
+            Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => false,
             Output::Drop { hash } => {
                 assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped, and once");
                 true

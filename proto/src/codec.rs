@@ -3,6 +3,7 @@
 //! postcard alone accepts overlong integers and trailing bytes. Here a value has exactly one encoding: [`decode`] demands
 //! full consumption and that encoding the result again gives the same bytes.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -20,6 +21,10 @@ pub const CHUNK_BYTES_MAX: u32 = 256 << 10;
 pub trait Canonical: Serialize + DeserializeOwned {
     /// Bytes above this are refused before anything is read.
     const BYTES_MAX: u32 = CONTROL_BYTES_MAX;
+}
+
+impl<T: Canonical> Canonical for Box<T> {
+    const BYTES_MAX: u32 = T::BYTES_MAX;
 }
 
 /// Why bytes are not a canonical encoding.

@@ -10,6 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bounded::Bytes;
+use crate::chain::CertificateError;
 use crate::codec::{self, CONTROL_BYTES_MAX, Canonical, DecodeError};
 use crate::hash::{Domain, Hash, Hasher};
 use crate::hex;
@@ -94,7 +95,47 @@ pub fn signing_bytes(network: NetworkId, wire_version: u16, kind: u16, payload: 
     hasher.update(payload).finish()
 }
 
+/// Whether an ed25519 key may sign anything: it is a point of the curve and not of small order.
+fn is_usable(key: &NodeId) -> bool {
+    VerifyingKey::from_bytes(key.as_bytes()).is_ok_and(|key| !key.is_weak() || mutant("weak keys accepted"))
+}
+
+/// The one rule for signatures (PROTOCOL §1): a usable key, and strict ed25519 verification.
+#[cfg(not(feature = "sim-signatures"))]
+pub fn verify(signer: &NodeId, digest: &Hash, signature: &Signature) -> bool {
+    let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+    is_usable(signer)
+        && VerifyingKey::from_bytes(signer.as_bytes())
+            .is_ok_and(|key| key.verify_strict(digest.as_bytes(), &signature).is_ok())
+}
+
+/// In simulations a keyed hash stands for a signature. Anybody can make one: no node can be built like this.
+#[cfg(feature = "sim-signatures")]
+pub fn verify(signer: &NodeId, digest: &Hash, signature: &Signature) -> bool {
+    *signature == sim_sign(signer, digest)
+}
+
+/// What stands for a node's signature in a simulation.
+#[cfg(feature = "sim-signatures")]
+pub fn sim_sign(signer: &NodeId, digest: &Hash) -> Signature {
+    let mut hasher = Hasher::new(Domain::Envelope);
+    let half = *hasher.update(b"simulated").update(signer.as_bytes()).update(digest.as_bytes()).finish().as_bytes();
+    let mut bytes = [0; 64];
+    for (to, from) in bytes.iter_mut().zip(half.into_iter().chain(half)) {
+        *to = from;
+    }
+    Signature(bytes)
+}
+
+/// Whether signatures are real. A program that people run must refuse to be built otherwise.
+pub const REAL_SIGNATURES: bool = cfg!(not(feature = "sim-signatures"));
+
 impl Envelope {
+    /// Puts a signature that was made elsewhere under a message.
+    pub fn signed(network: NetworkId, message: &Message, signature: Signature) -> Self {
+        Self::seal(network, message, |_| signature)
+    }
+
     /// Seals a message with the signature over [`Self::digest`].
     pub fn seal(network: NetworkId, message: &Message, sign: impl FnOnce(&Hash) -> Signature) -> Self {
         let (kind, payload) = (message.kind().number(), message.payload());
@@ -128,6 +169,8 @@ pub enum Reject {
     Signature { signer: NodeId },
     /// Signed for another network.
     OtherNetwork { theirs: NetworkId },
+    /// A certificate inside is none.
+    Certificate(CertificateError),
 }
 
 impl fmt::Display for Reject {
@@ -144,6 +187,7 @@ impl fmt::Display for Reject {
             Self::UnknownKind { number } => write!(f, "unknown kind of message {number}"),
             Self::WeakKey { signer } => write!(f, "{signer:.16} is not a usable key"),
             Self::Signature { signer } => write!(f, "the signature is not that of {signer:.16}"),
+            Self::Certificate(error) => write!(f, "certificate: {error}"),
             Self::OtherNetwork { theirs } => write!(f, "the message is for network {theirs:.16}"),
         }
     }
@@ -173,12 +217,13 @@ impl Verified {
         }
         let message = Message::from_payload(Kind::from_number(envelope.kind)?, &envelope.payload)?;
         let signer = message.signer();
-        let key = VerifyingKey::from_bytes(signer.as_bytes()).map_err(|_| Reject::WeakKey { signer })?;
-        if key.is_weak() && !mutant("weak keys accepted") {
+        if !is_usable(&signer) {
             return Err(Reject::WeakKey { signer });
         }
-        let signature = ed25519_dalek::Signature::from_bytes(&envelope.signature.0);
-        key.verify_strict(envelope.digest().as_bytes(), &signature).map_err(|_| Reject::Signature { signer })?;
+        if !verify(&signer, &envelope.digest(), &envelope.signature) {
+            return Err(Reject::Signature { signer });
+        }
+        message.check_inside(envelope.network)?;
         Ok(Self { envelope, message })
     }
 
@@ -188,6 +233,16 @@ impl Verified {
 
     pub const fn network(&self) -> NetworkId {
         self.envelope.network
+    }
+
+    /// The signer's signature over the message's digest.
+    pub const fn signature(&self) -> Signature {
+        self.envelope.signature
+    }
+
+    /// The envelope as it came, to be passed on.
+    pub const fn envelope(&self) -> &Envelope {
+        &self.envelope
     }
 
     /// The frame as it came.

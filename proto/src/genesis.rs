@@ -1,14 +1,16 @@
 //! A network's first facts: its model, its rules, its data and who founds it. Their hash is the network's id.
 
+use alloc::collections::BTreeSet;
 use core::fmt;
 
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
+use crate::amount::Amount;
 use crate::bounded::List;
 use crate::codec::{self, Canonical};
 use crate::hash::{Domain, Hash};
-use crate::ids::{NetworkId, NodeId};
+use crate::ids::{NetworkId, NodeId, OwnerId};
 use crate::model::{ModelError, ModelSpec, TrainSpec};
 use crate::params::Params;
 
@@ -17,7 +19,9 @@ pub const SHARDS_MAX: u32 = 16_384;
 /// Most tokens in a shard.
 pub const SHARD_TOKENS_MAX: u32 = 1 << 22;
 /// Most validators a genesis may name.
-pub const FOUNDERS_MAX: u32 = 64;
+pub const FOUNDERS_MAX: u32 = 256;
+/// Most accounts that a genesis may give money to.
+pub const ALLOCATIONS_MAX: u32 = 4096;
 
 /// A data shard: tokens as 16-bit little-endian numbers, addressed by the hash of those bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -66,6 +70,30 @@ impl Manifest {
     }
 }
 
+/// One of the first validators. Its node is registered and its power, which is no money, falls to 0 as bonded stake grows
+/// (PROTOCOL §11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Founder {
+    pub owner: OwnerId,
+    pub node: NodeId,
+    /// Share of the vote among founders, above 0.
+    pub power: u32,
+}
+
+impl Founder {
+    /// A founder whose node key holds the account too: for tests and examples.
+    pub const fn alone(node: NodeId) -> Self {
+        Self { owner: OwnerId::from_bytes(*node.as_bytes()), node, power: 1 }
+    }
+}
+
+/// Money given to an account at genesis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Allocation {
+    pub owner: OwnerId,
+    pub amount: Amount,
+}
+
 /// A network's genesis. Nothing in it can change; its hash is the [`NetworkId`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Genesis {
@@ -79,7 +107,9 @@ pub struct Genesis {
     /// Root of the [`Manifest`].
     pub manifest: Hash,
     /// The first validators (PROTOCOL §11).
-    pub founders: List<NodeId, FOUNDERS_MAX>,
+    pub founders: List<Founder, FOUNDERS_MAX>,
+    /// Money that exists from the beginning: for tests and devnets. It counts as minted.
+    pub allocations: List<Allocation, ALLOCATIONS_MAX>,
 }
 
 impl Canonical for Genesis {}
@@ -112,6 +142,12 @@ pub enum GenesisError {
     },
     /// The table of phases is not in order or does not start at one node.
     Phases,
+    /// A founder has no power, or stands twice among the founders.
+    Founder {
+        node: NodeId,
+    },
+    /// The allocations come to more money than can be counted.
+    TooMuchMoney,
 }
 
 impl fmt::Display for GenesisError {
@@ -131,6 +167,8 @@ impl fmt::Display for GenesisError {
             }
             Self::VocabularyTooLarge { vocab } => write!(f, "{vocab} tokens do not fit in 16 bits"),
             Self::Phases => f.write_str("the table of phases is not in order"),
+            Self::Founder { node } => write!(f, "founder {node:.16} has no power, or is named twice"),
+            Self::TooMuchMoney => f.write_str("the allocations come to more than 2^63 units of money"),
         }
     }
 }
@@ -152,6 +190,14 @@ impl Genesis {
         self.training.check(&self.model).map_err(GenesisError::Model)?;
         if self.founders.is_empty() {
             return Err(GenesisError::NoFounder);
+        }
+        let mut names = BTreeSet::new();
+        if let Some(founder) = self.founders.iter().find(|one| one.power == 0 || !names.insert(one.node)) {
+            return Err(GenesisError::Founder { node: founder.node });
+        }
+        let money = self.allocations.iter().try_fold(0_u64, |sum, one| sum.checked_add(one.amount.units()));
+        if money.is_none_or(|money| money > 1 << 63_u32) {
+            return Err(GenesisError::TooMuchMoney);
         }
         if !self.params.phases_in_order() {
             return Err(GenesisError::Phases);

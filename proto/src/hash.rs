@@ -103,6 +103,22 @@ pub enum Domain {
     TreeLeaf,
     /// A branch of such a tree.
     TreeBranch,
+    /// A block's header.
+    Block,
+    /// Who decides a height.
+    Seats,
+    /// A draw of a leader.
+    Leader,
+    /// A node's consent to belong to an owner.
+    Consent,
+    /// The puzzle of a registration.
+    Puzzle,
+    /// A commitment to a random value.
+    Random,
+    /// The agreed state: the root over its modules.
+    LedgerState,
+    /// The beacon's next value.
+    Beacon,
 }
 
 impl Domain {
@@ -128,6 +144,14 @@ impl Domain {
             Self::TreePath => b"neuroshard v1 tree path         ",
             Self::TreeLeaf => b"neuroshard v1 tree leaf         ",
             Self::TreeBranch => b"neuroshard v1 tree branch       ",
+            Self::Block => b"neuroshard v1 block             ",
+            Self::Seats => b"neuroshard v1 seats             ",
+            Self::Leader => b"neuroshard v1 leader            ",
+            Self::Consent => b"neuroshard v1 consent           ",
+            Self::Puzzle => b"neuroshard v1 puzzle            ",
+            Self::Random => b"neuroshard v1 random            ",
+            Self::LedgerState => b"neuroshard v1 ledger state      ",
+            Self::Beacon => b"neuroshard v1 beacon            ",
         }
     }
 

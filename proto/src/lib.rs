@@ -35,6 +35,7 @@ extern crate std;
 
 mod amount;
 mod bounded;
+pub mod chain;
 pub mod codec;
 mod envelope;
 pub mod fixed;
@@ -58,15 +59,20 @@ mod time;
 
 pub use amount::{Amount, Ratio};
 pub use bounded::{Bytes, List, Text, TooLong};
-pub use envelope::{Envelope, Reject, Signature, Verified, WIRE_VERSION, signing_bytes};
+#[cfg(feature = "sim-signatures")]
+pub use envelope::sim_sign;
+pub use envelope::{Envelope, REAL_SIGNATURES, Reject, Signature, Verified, WIRE_VERSION, signing_bytes, verify};
 pub use float::F32;
-pub use genesis::{FOUNDERS_MAX, Genesis, GenesisError, Manifest, SHARD_TOKENS_MAX, SHARDS_MAX, Sample, Shard};
+pub use genesis::{
+    ALLOCATIONS_MAX, Allocation, FOUNDERS_MAX, Founder, Genesis, GenesisError, Manifest, SHARD_TOKENS_MAX, SHARDS_MAX,
+    Sample, Shard,
+};
 pub use hash::{Domain, Hash, Hasher};
 pub use ids::{BatchId, JournalSeq, LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, RequestId, Step};
 pub use job::{
     BatchOutcome, Commitment, Fault, Job, LayerBlobs, MICROBATCHES_MAX, Schedule, Snapshot, TensorRef, VoidReason,
 };
-pub use message::{Heartbeat, Kind, Message};
+pub use message::{Carried, Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
 pub use mutant::mutant;
 pub use params::{Mode, Params, Phase, PhaseRow, Tier};

@@ -1,6 +1,6 @@
 //! A network so small that the reference engine trains it while one looks, for tests and for the book's examples.
 
-use neuroshard_core::proto::{Genesis, Hash, Manifest, ModelSpec, NodeId, Params, Preset, Shard, TrainSpec};
+use neuroshard_core::proto::{Founder, Genesis, Hash, Manifest, ModelSpec, NodeId, Params, Preset, Shard, TrainSpec};
 use neuroshard_core::{Config, Operator};
 
 const SHARD_TOKENS: u32 = 4096;
@@ -35,7 +35,8 @@ pub fn config(mut put: impl FnMut(&[u8]) -> Hash) -> Config {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: vec![node].try_into().expect("one founder"),
+        founders: vec![Founder::alone(node)].try_into().expect("one founder"),
+        allocations: Default::default(),
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

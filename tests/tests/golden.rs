@@ -9,7 +9,7 @@ use neuroshard_core::{
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Genesis, Hash, Heartbeat, Job, JournalSeq,
+    BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq,
     LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Mode, NetworkId, NodeId, Params, Preset, QuorumId,
     RequestId, Sample, Shard, Signature, Snapshot, Step, Stream, Tier, Time, Verified, VoidReason, merkle, tile,
 };
@@ -42,7 +42,8 @@ fn genesis() -> Genesis {
         training,
         params: Params::DEFAULT,
         manifest: manifest().root(),
-        founders: vec![node()].try_into().unwrap(),
+        founders: vec![Founder::alone(node())].try_into().unwrap(),
+        allocations: Default::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use neuroshard_core::proto::{
-    Fault, Genesis, Hash, JournalSeq, Manifest, ModelSpec, NodeId, Params, Preset, Shard, Time, TrainSpec,
+    Fault, Founder, Genesis, Hash, JournalSeq, Manifest, ModelSpec, NodeId, Params, Preset, Shard, Time, TrainSpec,
 };
 use neuroshard_core::{Config, Core, Event, Input, Operator, Outbox, Output};
 use neuroshard_shaders::cpu::{CpuEngine, Options};
@@ -50,6 +50,7 @@ fn host(config: Config, disk: &mut Disk, now: &mut u64, mut until: impl FnMut(&E
                 }
                 Output::Cancel { .. } => {}
                 Output::Drop { hash } => drop(disk.blobs.remove(&hash)),
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
                 Output::Event(event) => {
                     let done = until(&event);
                     told.push(event);
@@ -91,7 +92,8 @@ fn toy(steps: u64) -> (Config, Disk) {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: Vec::from([node]).try_into().expect("one"),
+        founders: Vec::from([Founder::alone(node)]).try_into().expect("one"),
+        allocations: Default::default(),
     };
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
-    Commitment, Envelope, Fault, Genesis, Hash, Heartbeat, Job, JournalSeq, Manifest, Message, ModelSpec, NetworkId,
-    NodeId, Params, Preset, Shard, Signature, Step, Time, TrainSpec, Verified, WIRE_VERSION, codec,
+    Commitment, Envelope, Fault, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, Manifest, Message, ModelSpec,
+    NetworkId, NodeId, Params, Preset, Shard, Signature, Step, Time, TrainSpec, Verified, WIRE_VERSION, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, Input, Operator, Outbox, Output};
 use neuroshard_replay::{At, Detail, Ending, FORMAT, Filter, Form, Header, Reader, Recorder, cat, info, replay, state};
@@ -67,7 +67,8 @@ fn toy(disk: &mut Disk, steps: u64) -> Config {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: vec![node].try_into().expect("one"),
+        founders: vec![Founder::alone(node)].try_into().expect("one"),
+        allocations: Default::default(),
     };
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);
@@ -116,6 +117,7 @@ fn live(config: &Config, disk: &mut Disk, now: &mut u64, limit: usize) -> Vec<u8
                 }
                 Output::Event(Event::Stopped { .. }) => inputs.clear(),
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Event(_) => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
             }
         }
         match taken {

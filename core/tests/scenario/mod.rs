@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use neuroshard_core::proto::{
-    BatchOutcome, Commitment, F32, Fault, Genesis, Hash, Job, JournalSeq, LayerBlobs, Manifest, NodeId, Params, Preset,
-    RequestId, Shard, Snapshot, Step, Time,
+    BatchOutcome, Commitment, F32, Fault, Founder, Genesis, Hash, Job, JournalSeq, LayerBlobs, Manifest, NodeId,
+    Params, Preset, RequestId, Shard, Snapshot, Step, Time,
 };
 use neuroshard_core::{Command, Config, Core, Event, Input, Operator, Outbox, Output};
 
@@ -24,7 +24,8 @@ pub fn config() -> Config {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: vec![node].try_into().unwrap(),
+        founders: vec![Founder::alone(node)].try_into().unwrap(),
+        allocations: Default::default(),
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }
@@ -88,6 +89,7 @@ impl World {
                 Output::Cancel { id } => self.jobs.retain(|(open, _)| *open != id),
                 Output::Drop { hash } => assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped"),
                 Output::Trim { before } => self.disk.journal.retain(|seq, _| *seq >= before),
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
                 Output::Event(event) => self.events.push(event),
             }
         }

@@ -111,7 +111,7 @@ pub(crate) fn found(home: &Home, settings: &Settings, display: &mut dyn Display)
         Some(seed) => seed.hash(),
         None => entropy().map_err(Failure::new)?,
     };
-    let founder = home.keys.node_id();
+    let founder = home.founder();
     let founding = Founding { model, training, params: settings.params(), seed, source: source(settings), founder };
     let mut unseen = None;
     let mut progress = |done, of| unseen = display.show(&News::Packing { done, of }, None).err();

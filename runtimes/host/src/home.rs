@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use neuroshard_core::{Config, Core, Operator, RestoreError};
-use neuroshard_proto::Hash;
+use neuroshard_proto::{Founder, Hash};
 
 use crate::data::Skipped;
 use crate::directory::{DataDirectory, DirectoryError, Paths};
@@ -121,6 +121,11 @@ impl Home {
 
     pub fn paths(&self) -> &Paths {
         self.directory.paths()
+    }
+
+    /// This node and its owner, as the first validator of a network.
+    pub fn founder(&self) -> Founder {
+        Founder { owner: self.keys.owner_id(), node: self.keys.node_id(), power: 1 }
     }
 
     /// Founds a network here.

@@ -6,7 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use neuroshard_proto::codec::{self, Canonical, DecodeError};
-use neuroshard_proto::{Genesis, GenesisError, Hash, Manifest, ModelSpec, NodeId, Params, Preset, Text, TrainSpec};
+use neuroshard_proto::{
+    Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params, Preset, Text, TrainSpec,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_ms;
@@ -62,7 +64,7 @@ pub struct Founding<'a> {
     pub seed: Hash,
     pub source: Source<'a>,
     /// The first validator.
-    pub founder: NodeId,
+    pub founder: Founder,
 }
 
 /// What the operator asks of a network that exists already. What is `None` may be anything.
@@ -198,6 +200,7 @@ impl Network {
             params: founding.params,
             manifest: manifest.root(),
             founders,
+            allocations: List::default(),
         };
         genesis.check(&manifest).map_err(NetworkError::Genesis)?;
         let mut source = founding.source.to_string();

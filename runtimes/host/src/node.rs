@@ -379,6 +379,7 @@ impl Node {
             Output::Compute { id, job, .. } => self.worker.order(id, job).await,
             Output::Cancel { id } => self.worker.cancel(id),
             Output::Event(event) => self.on_event(now, event),
+            Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
         }
     }
 

@@ -48,7 +48,7 @@ impl Scene {
         let network = network.unwrap_or_else(|| {
             let (model, training) = toy();
             let text = text();
-            let (seed, founder) = (Hash::of_blob(b"seed"), home.keys.node_id());
+            let (seed, founder) = (Hash::of_blob(b"seed"), home.founder());
             let founding = Founding { model, training, params: Params::DEFAULT, seed, source: source(&text), founder };
             home.found(&founding, &mut |_, _| {}).unwrap().0
         });

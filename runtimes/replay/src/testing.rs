@@ -6,8 +6,9 @@ use std::io::Write;
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::{Config, Core, Input, Operator, Outbox, Output};
 use neuroshard_proto::{
-    BatchOutcome, Commitment, Envelope, F32, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, List, Manifest,
-    Message, NetworkId, NodeId, Params, Preset, RequestId, Shard, Signature, Snapshot, Step, Time, Verified, codec,
+    BatchOutcome, Commitment, Envelope, F32, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, List,
+    Manifest, Message, NetworkId, NodeId, Params, Preset, RequestId, Shard, Signature, Snapshot, Step, Time, Verified,
+    codec,
 };
 
 use crate::{Detail, Header, Recorder};
@@ -27,7 +28,8 @@ pub(crate) fn config() -> Config {
         training,
         params: Params::DEFAULT,
         manifest: manifest.root(),
-        founders: List::try_from(vec![node]).unwrap(),
+        founders: List::try_from(vec![Founder::alone(node)]).unwrap(),
+        allocations: Default::default(),
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

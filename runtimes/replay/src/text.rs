@@ -4,10 +4,10 @@ use std::fmt;
 
 use neuroshard_core::proto::codec;
 use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, PeerFault, Record};
-use neuroshard_proto::{BatchOutcome, Commitment, Fault, Job, Message, Snapshot, Time};
+use neuroshard_proto::{BatchOutcome, Commitment, Envelope, Fault, Job, Kind, Message, Snapshot, Time};
 
 /// Names of all kinds of input.
-pub const INPUT_KINDS: [&str; 5] = ["tick", "message", "persisted", "computed", "command"];
+pub const INPUT_KINDS: [&str; 6] = ["tick", "message", "persisted", "computed", "command", "signed"];
 
 /// Shows an input in a line.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +18,8 @@ impl fmt::Display for InputLine<'_> {
         f.write_str(self.0.name())?;
         match self.0 {
             Input::Tick => Ok(()),
-            Input::Message(message) => {
-                let Message::Heartbeat(heartbeat) = message.message();
-                write!(f, " heartbeat of {:.8} at {}, step {}", heartbeat.node, heartbeat.time, heartbeat.step)
-            }
+            Input::Message(message) => write_message(f, message.message()),
+            Input::Signed { id, .. } => write!(f, " #{id}"),
             Input::Persisted { upto } => write!(f, " up to record {upto}"),
             Input::Computed { id, result } => {
                 write!(f, " #{id}: ")?;
@@ -33,6 +31,36 @@ impl fmt::Display for InputLine<'_> {
             Input::Command(Command::Save) => f.write_str(" save"),
             Input::Command(Command::Stop) => f.write_str(" stop"),
         }
+    }
+}
+
+fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
+    match message {
+        Message::Heartbeat(heartbeat) => {
+            write!(f, " heartbeat of {:.8} at {}, step {}", heartbeat.node, heartbeat.time, heartbeat.step)
+        }
+        Message::Transaction(transaction) => {
+            write!(f, " transaction of {:.8}: {:?}", message.signer(), transaction.action)
+        }
+        Message::Vote(vote) => write!(f, " vote of {:.8}: {:?}", vote.validator, vote.statement),
+        Message::Proposal(proposal) => {
+            let header = &proposal.block.header;
+            write!(f, " proposal by {:.8}: block {:.8}", proposal.leader, header.id())?;
+            write!(f, " at height {}, view {}", header.height, proposal.view)
+        }
+        Message::Certificate(carried) => write!(f, " certificate from {:.8}: {:?}", carried.node, carried.what.subject),
+        Message::BlocksWanted(wanted) => write!(f, " {:.8} wants blocks from height {}", wanted.node, wanted.from),
+        Message::Decided(carried) => {
+            write!(f, " block at height {} from {:.8}", carried.what.block.header.height, carried.node)
+        }
+    }
+}
+
+/// A message that goes out, by its kind.
+fn write_envelope(f: &mut fmt::Formatter<'_>, envelope: &Envelope) -> fmt::Result {
+    match Kind::from_number(envelope.kind).and_then(|kind| Message::from_payload(kind, &envelope.payload)) {
+        Ok(message) => write_message(f, &message),
+        Err(error) => write!(f, " {error}"),
     }
 }
 
@@ -98,6 +126,15 @@ impl fmt::Display for OutputLine<'_> {
             Output::Drop { hash } => write!(f, " blob {hash:.8}"),
             Output::Trim { before } => write!(f, " records before {before}"),
             Output::Event(event) => write_event(f, event),
+            Output::Sign { id, digest } => write!(f, " #{id}: {digest:.8}"),
+            Output::Send { to, message } => {
+                write!(f, " to {to:.8}:")?;
+                write_envelope(f, message)
+            }
+            Output::Publish { topic, message } => {
+                write!(f, " on {}:", topic.name())?;
+                write_envelope(f, message)
+            }
         }
     }
 }

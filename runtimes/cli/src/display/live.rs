@@ -340,10 +340,10 @@ mod tests {
         let (model, training) = Preset::Nano.specs();
         let text = vec![b'x'; 100_000];
         let source = Source::Book(Embedded(vec![("x", &text)]));
-        let founder = home.keys.node_id();
+        let founder = home.founder();
         let founding = Founding { model, training, params: Params::DEFAULT, seed: Hash::default(), source, founder };
         let (network, _) = home.found(&founding, &mut |_, _| {}).unwrap();
-        let mut status = Status::new(&network, founder.to_string(), "/data/neuroshard".into());
+        let mut status = Status::new(&network, founder.node.to_string(), "/data/neuroshard".into());
         status.version = "0.0.0".into();
         status.adapter = Some("CPU, 2 threads, AVX-512".into());
         Follower::new(status, LossScale::new(&network.manifest))
