@@ -22,6 +22,18 @@ impl Amount {
         self.0
     }
 
+    /// The amount that is left after taking some away, nothing if more is taken than there is.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// The sum, which stays at the largest amount rather than to pass it.
+    #[must_use]
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
@@ -54,6 +66,12 @@ impl Ratio {
         self.0
     }
 
+    /// `ceil(value * ratio)`, saturating at `u64::MAX`.
+    pub fn of_rounded_up(self, value: u64) -> u64 {
+        let product = u128::from(value).saturating_mul(u128::from(self.0));
+        u64::try_from(product.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    }
+
     /// `floor(value * ratio)`, saturating at `u64::MAX`.
     pub fn of(self, value: u64) -> u64 {
         let product = u128::from(value).saturating_mul(u128::from(self.0));
@@ -79,6 +97,8 @@ mod tests {
     #[test]
     fn a_ratio_rounds_down_and_never_overflows() {
         assert_eq!(Ratio::from_ppm(333_333).of(10), 3);
+        assert_eq!(Ratio::from_ppm(333_333).of_rounded_up(10), 4);
+        assert_eq!(Ratio::from_ppm(500_000).of_rounded_up(10), 5);
         assert_eq!(Ratio::ONE.of(u64::MAX), u64::MAX);
         assert_eq!(Ratio::from_ppm(u32::MAX).of(u64::MAX), u64::MAX);
     }

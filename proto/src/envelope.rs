@@ -96,7 +96,7 @@ pub fn signing_bytes(network: NetworkId, wire_version: u16, kind: u16, payload: 
 }
 
 /// Whether an ed25519 key may sign anything: it is a point of the curve and not of small order.
-fn is_usable(key: &NodeId) -> bool {
+pub fn is_usable(key: &NodeId) -> bool {
     VerifyingKey::from_bytes(key.as_bytes()).is_ok_and(|key| !key.is_weak() || mutant("weak keys accepted"))
 }
 

@@ -142,6 +142,8 @@ pub enum GenesisError {
     },
     /// The table of phases is not in order or does not start at one node.
     Phases,
+    /// A number of the ledger is outside what it can keep its promises with.
+    Ledger,
     /// A founder has no power, or stands twice among the founders.
     Founder {
         node: NodeId,
@@ -167,6 +169,10 @@ impl fmt::Display for GenesisError {
             }
             Self::VocabularyTooLarge { vocab } => write!(f, "{vocab} tokens do not fit in 16 bits"),
             Self::Phases => f.write_str("the table of phases is not in order"),
+            Self::Ledger => f.write_str(
+                "a parameter of the ledger is out of bounds: block time steps within an epoch, a quorum above two thirds of the \
+                 seats, and at least two attesters are needed",
+            ),
             Self::Founder { node } => write!(f, "founder {node:.16} has no power, or is named twice"),
             Self::TooMuchMoney => f.write_str("the allocations come to more than 2^63 units of money"),
         }
@@ -201,6 +207,9 @@ impl Genesis {
         }
         if !self.params.phases_in_order() {
             return Err(GenesisError::Phases);
+        }
+        if !self.params.ledger_is_sound() {
+            return Err(GenesisError::Ledger);
         }
         if self.model.vocab > 1 << 16 {
             return Err(GenesisError::VocabularyTooLarge { vocab: self.model.vocab });

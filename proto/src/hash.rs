@@ -119,6 +119,12 @@ pub enum Domain {
     LedgerState,
     /// The beacon's next value.
     Beacon,
+    /// A certificate that a block carries.
+    Certificate,
+    /// One module of the agreed state.
+    LedgerModule,
+    /// A draw from the beacon.
+    Draw,
 }
 
 impl Domain {
@@ -152,6 +158,9 @@ impl Domain {
             Self::Random => b"neuroshard v1 random            ",
             Self::LedgerState => b"neuroshard v1 ledger state      ",
             Self::Beacon => b"neuroshard v1 beacon            ",
+            Self::Certificate => b"neuroshard v1 certificate       ",
+            Self::LedgerModule => b"neuroshard v1 ledger module     ",
+            Self::Draw => b"neuroshard v1 draw              ",
         }
     }
 

@@ -61,7 +61,9 @@ pub use amount::{Amount, Ratio};
 pub use bounded::{Bytes, List, Text, TooLong};
 #[cfg(feature = "sim-signatures")]
 pub use envelope::sim_sign;
-pub use envelope::{Envelope, REAL_SIGNATURES, Reject, Signature, Verified, WIRE_VERSION, signing_bytes, verify};
+pub use envelope::{
+    Envelope, REAL_SIGNATURES, Reject, Signature, Verified, WIRE_VERSION, is_usable, signing_bytes, verify,
+};
 pub use float::F32;
 pub use genesis::{
     ALLOCATIONS_MAX, Allocation, FOUNDERS_MAX, Founder, Genesis, GenesisError, Manifest, SHARD_TOKENS_MAX, SHARDS_MAX,
@@ -75,7 +77,7 @@ pub use job::{
 pub use message::{Carried, Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
 pub use mutant::mutant;
-pub use params::{Mode, Params, Phase, PhaseRow, Tier};
+pub use params::{Mode, MoneyParams, NodeParams, Params, Phase, PhaseRow, Tier, ValidatorParams};
 pub use stream::Stream;
 pub use tensor::{DType, TensorInit, TensorKind, TensorSpec};
 pub use time::Time;

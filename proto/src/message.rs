@@ -167,7 +167,7 @@ fn check_block(block: &Block, network: NetworkId) -> Result<(), Reject> {
     }
     match block.forged() {
         Some(signer) => Err(Reject::Signature { signer }),
-        None => Ok(()),
+        None => check_certificates(&block.finality, network),
     }
 }
 

@@ -5,9 +5,19 @@ use core::fmt;
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
-use crate::amount::Ratio;
+use crate::amount::{Amount, Ratio};
+use crate::chain::VALIDATORS_MAX;
 use crate::codec::Canonical;
 use crate::mutant::mutant;
+
+/// Longest epoch that a network may choose: a day.
+const EPOCH_MS_MAX: u64 = 86_400_000;
+/// Longest window of protocol time: a year.
+const WINDOW_MS_MAX: u64 = 366 * EPOCH_MS_MAX;
+/// Most epochs for which activity may count.
+const EPOCHS_MAX: u64 = 1000;
+/// Most attesters that may be drawn for a node.
+const ATTESTERS_MAX: u32 = 16;
 
 /// A speed tier: how long one layer takes (PROTOCOL §2). T1 is the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
@@ -160,6 +170,60 @@ pub struct Params {
     /// An epoch, and the longest step of block time that protocol time follows (PROTOCOL §0.2).
     pub epoch_ms: u64,
     pub block_time_step_ms: u64,
+    /// What accounts pay, stake and wait (PROTOCOL §8, §11).
+    pub money: MoneyParams,
+    /// How nodes are admitted and seen (PROTOCOL §0.2, §3, §8).
+    pub nodes: NodeParams,
+    /// Who decides (PROTOCOL §11).
+    pub validators: ValidatorParams,
+}
+
+/// What accounts pay, stake and wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct MoneyParams {
+    /// What a transfer costs on top, rounded up; it is burned (PROTOCOL §11).
+    pub fee: Ratio,
+    /// The least fee: what every wish of an account costs that is not a protocol message.
+    pub fee_min: Amount,
+    /// What a registration costs without a puzzle (PROTOCOL §8).
+    pub registration_fee: Amount,
+    /// The least bond that counts, for each node of an owner (PROTOCOL §8).
+    pub bond_min: Amount,
+    /// Protocol time from unbonding until the money is free: longer than any window (PROTOCOL §8).
+    pub unbonding_ms: u64,
+}
+
+/// How nodes are admitted and seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct NodeParams {
+    /// Leading zero bits of the puzzle that a registration without a fee must solve (PROTOCOL §8).
+    pub puzzle_bits: u32,
+    /// Epochs for which activity makes a node count in the network's size (PROTOCOL §0.2).
+    pub activity_epochs: u64,
+    /// Peers that the beacon draws a node and epoch to attest that it lives; two of them must.
+    pub attesters: u32,
+    /// Protocol messages an epoch: of a node without the least bond, for each least bond behind a node, and at most.
+    pub messages_unbonded: u32,
+    pub messages_per_bond: u32,
+    pub messages_max: u32,
+}
+
+/// Who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct ValidatorParams {
+    /// Bonded validator stake at which the founders' power has faded to nothing.
+    pub founders_fade: Amount,
+    /// Most validators that all vote by bond; above, a committee is drawn.
+    pub voters_max: u32,
+    /// A committee's seats, and how many of them decide.
+    pub seats: u32,
+    pub seats_quorum: u32,
+    /// Epochs for which a committee and an order of leaders hold.
+    pub committee_epochs: u64,
+    /// Epochs of silence after which a validator is removed.
+    pub silence_epochs: u64,
+    /// Epochs for which a validator that did not reveal may not commit to the beacon again.
+    pub beacon_bar_epochs: u64,
 }
 
 impl Canonical for Params {}
@@ -207,6 +271,30 @@ impl Params {
         offline_ms: 120_000,
         epoch_ms: 60_000,
         block_time_step_ms: 10_000,
+        money: MoneyParams {
+            fee: Ratio::from_ppm(50_000),
+            fee_min: Amount::from_units(1000),
+            registration_fee: Amount::from_units(10_000_000),
+            bond_min: Amount::from_units(10 * Amount::NEURO),
+            unbonding_ms: 7 * 24 * 3_600_000,
+        },
+        nodes: NodeParams {
+            puzzle_bits: 22,
+            activity_epochs: 60,
+            attesters: 4,
+            messages_unbonded: 2,
+            messages_per_bond: 16,
+            messages_max: 256,
+        },
+        validators: ValidatorParams {
+            founders_fade: Amount::from_units(1000 * Amount::NEURO),
+            voters_max: 200,
+            seats: 512,
+            seats_quorum: 359,
+            committee_epochs: 360,
+            silence_epochs: 60,
+            beacon_bar_epochs: 60,
+        },
     };
 
     /// The row that holds at an agreed network size.
@@ -221,6 +309,24 @@ impl Params {
         let reached = |bound: &&u64| layer_us >= bound.saturating_add(inclusive);
         let slower = self.tier_bounds_us.iter().filter(reached).count();
         Tier::ALL.get(slower).copied().unwrap_or(Tier::T5)
+    }
+
+    /// Whether the ledger can keep its promises with these numbers.
+    pub(crate) fn ledger_is_sound(&self) -> bool {
+        let (money, nodes, validators) = (&self.money, &self.nodes, &self.validators);
+        // At most one epoch ends a block, and idle networks still count time.
+        let time = (1..=self.epoch_ms).contains(&self.block_time_step_ms) && self.epoch_ms <= EPOCH_MS_MAX;
+        let money = money.bond_min > Amount::ZERO && money.fee <= Ratio::ONE && money.unbonding_ms <= WINDOW_MS_MAX;
+        let nodes = nodes.puzzle_bits <= 64
+            && (1..=EPOCHS_MAX).contains(&nodes.activity_epochs)
+            && (2..=ATTESTERS_MAX).contains(&nodes.attesters);
+        let seats = (1..=VALIDATORS_MAX).contains(&validators.seats)
+            && validators.voters_max <= VALIDATORS_MAX / 2
+            && validators.seats_quorum <= validators.seats
+            // More than two thirds, or two quorums might share no honest seat.
+            && u64::from(validators.seats_quorum).saturating_mul(3) > u64::from(validators.seats).saturating_mul(2);
+        let epochs = validators.committee_epochs >= 3 && validators.silence_epochs >= 1;
+        time && money && nodes && seats && epochs
     }
 
     pub(crate) fn phases_in_order(&self) -> bool {

@@ -35,8 +35,10 @@ pub struct Header {
     pub transactions: Hash,
     /// Root of the agreed state after this block.
     pub state: Hash,
-    /// Hash of the [`crate::Seats`] that decide the next block.
+    /// Hash of the [`Seats`](crate::chain::Seats) that decide the next block.
     pub seats: Hash,
+    /// Hash of [`Block::finality`]; zero where there is none.
+    pub finality: Hash,
 }
 
 impl Canonical for Header {
@@ -44,6 +46,9 @@ impl Canonical for Header {
 }
 
 impl Header {
+    /// Room for a header and the lengths of what a block holds beside it.
+    pub const BYTES_RESERVED: u32 = 640;
+
     /// The block's name: the hash of its header.
     pub fn id(&self) -> Hash {
         Domain::Block.hash(&codec::encode(self))
@@ -55,6 +60,9 @@ impl Header {
 pub struct Block {
     pub header: Header,
     pub transactions: List<SignedTransaction, TRANSACTIONS_MAX>,
+    /// The parent's finalization. The first block of an epoch carries it, and no other does: it mixes into the beacon and
+    /// shows who is there (PROTOCOL §11). The first block of a network has no decided parent and carries none.
+    pub finality: Option<Certificate>,
 }
 
 impl Canonical for Block {
@@ -66,6 +74,11 @@ impl Block {
     pub fn transactions_root(transactions: &[SignedTransaction]) -> Hash {
         let leaves: Vec<Hash> = transactions.iter().map(|one| merkle::leaf(&codec::encode(one))).collect();
         merkle::root(&leaves)
+    }
+
+    /// What the header says of a carried finalization.
+    pub fn finality_hash(finality: Option<&Certificate>) -> Hash {
+        finality.map_or(Hash::default(), |certificate| Domain::Certificate.hash(&codec::encode(certificate)))
     }
 
     /// The first author whose signature does not hold, if there is one.

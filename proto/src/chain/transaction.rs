@@ -129,6 +129,9 @@ pub enum Action {
     RevealRandom { value: Hash },
     /// Two statements of one validator that contradict each other (PROTOCOL §8).
     ReportEquivocation { evidence: Evidence },
+    /// From the next epoch on, this node of the account's votes with the account's bond (PROTOCOL §11). An account's first
+    /// node is nominated with its registration.
+    Nominate { node: NodeId },
 }
 
 /// What a node signs to become an account's.
