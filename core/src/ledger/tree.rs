@@ -22,7 +22,13 @@ pub const PROOF_SIBLINGS_MAX: u32 = 256;
 #[derive(Clone, Debug)]
 pub struct Tree<K, V> {
     top: Link<K, V>,
-    len: u64,
+}
+
+/// What a sealed tree commits to: its root, and how many entries hang in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct TreeRoot {
+    pub root: Hash,
+    pub len: u64,
 }
 
 #[derive(Debug)]
@@ -44,6 +50,8 @@ struct Leaf<K, V> {
 #[derive(Debug)]
 struct Branch<K, V> {
     children: [Link<K, V>; 2],
+    /// Entries below.
+    len: u64,
     hash: Option<Hash>,
 }
 
@@ -59,11 +67,20 @@ impl<K, V> Clone for Link<K, V> {
 
 impl<K, V> Clone for Branch<K, V> {
     fn clone(&self) -> Self {
-        Self { children: self.children.clone(), hash: self.hash }
+        Self { children: self.children.clone(), len: self.len, hash: self.hash }
     }
 }
 
 impl<K, V> Link<K, V> {
+    /// Entries that hang here.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Leaf(_) => 1,
+            Self::Branch(branch) => branch.len,
+        }
+    }
+
     /// The hash of what hangs here; `None` if it changed since the last seal.
     fn hash(&self) -> Option<Hash> {
         match self {
@@ -76,7 +93,7 @@ impl<K, V> Link<K, V> {
 
 impl<K, V> Default for Tree<K, V> {
     fn default() -> Self {
-        Self { top: Link::Empty, len: 0 }
+        Self { top: Link::Empty }
     }
 }
 
@@ -114,60 +131,82 @@ fn side_mut<T>([left, right]: &mut [T; 2], side: usize) -> &mut T {
 }
 
 impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
-    pub const fn len(&self) -> u64 {
-        self.len
+    pub fn len(&self) -> u64 {
+        self.top.len()
     }
 
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The value of a key.
     pub fn get(&self, key: &K) -> Option<&V> {
-        let path = path(key);
+        self.at(&path(key))
+    }
+
+    fn at(&self, path: &Hash) -> Option<&V> {
         let mut link = &self.top;
         for depth in 0.. {
             match link {
                 Link::Empty => return None,
-                Link::Leaf(leaf) => return (leaf.path == path).then_some(&leaf.value),
-                Link::Branch(branch) => link = sides(&branch.children, bit(&path, depth)).0,
+                Link::Leaf(leaf) => return (leaf.path == *path).then_some(&leaf.value),
+                Link::Branch(branch) => link = sides(&branch.children, bit(path, depth)).0,
             }
         }
         None
     }
 
-    /// Sets the value of a key.
-    pub fn insert(&mut self, key: K, value: V) {
+    /// The entry at a place in the order of [`Tree::iter`].
+    pub fn nth(&self, place: u64) -> Option<(&K, &V)> {
+        let (mut link, mut place) = (&self.top, place);
+        loop {
+            match link {
+                Link::Empty => return None,
+                Link::Leaf(leaf) => return (place == 0).then_some((&leaf.key, &leaf.value)),
+                Link::Branch(branch) => {
+                    let [left, right] = &branch.children;
+                    (link, place) = match place.checked_sub(left.len()) {
+                        Some(rest) => (right, rest),
+                        None => (left, place),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Sets the value of a key and returns the one it had.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let path = path(&key);
+        let more = u64::from(self.at(&path).is_none());
         let mut link = &mut self.top;
         for depth in 0.. {
             match link {
                 Link::Branch(branch) => {
                     let branch = Arc::make_mut(branch);
-                    branch.hash = None;
+                    (branch.len, branch.hash) = (branch.len.saturating_add(more), None);
                     link = side_mut(&mut branch.children, bit(&path, depth));
                 }
                 Link::Leaf(leaf) if leaf.path == path => {
                     let leaf = Arc::make_mut(leaf);
-                    (leaf.value, leaf.hash) = (value, None);
-                    return;
+                    leaf.hash = None;
+                    return Some(core::mem::replace(&mut leaf.value, value));
                 }
                 Link::Leaf(leaf) => {
                     // Another entry stands here: both go down until their paths part.
                     let other = Link::Leaf(Arc::clone(leaf));
                     let mut children = [Link::Empty, Link::Empty];
                     *side_mut(&mut children, bit(&leaf.path, depth)) = other;
-                    *link = Link::Branch(Arc::new(Branch { children, hash: None }));
-                    let Link::Branch(branch) = link else { return };
+                    *link = Link::Branch(Arc::new(Branch { children, len: 2, hash: None }));
+                    let Link::Branch(branch) = link else { return None };
                     link = side_mut(&mut Arc::make_mut(branch).children, bit(&path, depth));
                 }
                 Link::Empty => {
                     *link = Link::Leaf(Arc::new(Leaf { path, key, value, hash: None }));
-                    self.len = self.len.saturating_add(1);
-                    return;
+                    return None;
                 }
             }
         }
+        None
     }
 
     /// Removes a key; returns whether it was there.
@@ -190,12 +229,12 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
                 (Link::Empty, Link::Leaf(lonely)) | (Link::Leaf(lonely), Link::Empty) => Link::Leaf(lonely),
                 (rest, sibling) => {
                     let children = if side == 0 { [rest, sibling] } else { [sibling, rest] };
-                    Link::Branch(Arc::new(Branch { children, hash: None }))
+                    let len = children.iter().map(Link::len).fold(0, u64::saturating_add);
+                    Link::Branch(Arc::new(Branch { children, len, hash: None }))
                 }
             };
         }
         self.top = rest;
-        self.len = self.len.saturating_sub(1);
         true
     }
 
@@ -252,6 +291,11 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
         let hash = self.top.hash();
         assert!(hash.is_some(), "a tree is sealed before its root is read");
         hash.unwrap_or_default()
+    }
+
+    /// What the sealed tree commits to.
+    pub fn commitment(&self) -> TreeRoot {
+        TreeRoot { root: self.root(), len: self.len() }
     }
 
     /// Proves what the sealed tree holds for a key, be it nothing.
@@ -331,7 +375,7 @@ mod tests {
 
     fn sealed(entries: impl IntoIterator<Item = (u32, u64)>) -> Tree<u32, u64> {
         let mut tree = Tree::default();
-        entries.into_iter().for_each(|(key, value)| tree.insert(key, value));
+        entries.into_iter().for_each(|(key, value)| drop(tree.insert(key, value)));
         tree.seal();
         tree
     }
@@ -346,8 +390,7 @@ mod tests {
             for ((key, value), seal) in changes.iter().zip(&seals) {
                 match value {
                     Some(value) => {
-                        tree.insert(*key, *value);
-                        model.insert(*key, *value);
+                        prop_assert_eq!(tree.insert(*key, *value), model.insert(*key, *value));
                     }
                     None => prop_assert_eq!(tree.remove(key), model.remove(key).is_some()),
                 }
@@ -359,6 +402,8 @@ mod tests {
             prop_assert_eq!(root, sealed(model.clone()).root());
             prop_assert_eq!(root, sealed(model.clone().into_iter().rev()).root());
             prop_assert_eq!(tree.len(), model.len() as u64);
+            let places = (0..=tree.len()).map_while(|place| tree.nth(place)).collect::<Vec<_>>();
+            prop_assert_eq!(places, tree.iter().collect::<Vec<_>>());
             prop_assert_eq!(tree.iter().map(|(k, v)| (*k, *v)).collect::<BTreeMap<_, _>>(), model.clone());
             for key in 0..40 {
                 prop_assert_eq!(tree.get(&key), model.get(&key));
@@ -374,7 +419,7 @@ mod tests {
     fn an_older_copy_keeps_what_it_had() {
         let old = sealed((0..100).map(|key| (key, 1)));
         let (mut new, before) = (old.clone(), old.root());
-        (0..100).for_each(|key| new.insert(key, 2));
+        (0..100).for_each(|key| assert_eq!(new.insert(key, 2), Some(1)));
         assert_ne!(new.seal(), before);
         assert_eq!(old.root(), before);
         assert!((0..100).all(|key| old.get(&key) == Some(&1)));

@@ -1,0 +1,4 @@
+//! The ledger as others see it: blocks go in, and what they promise holds.
+
+mod rules;
+mod world;
