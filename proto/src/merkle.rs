@@ -114,14 +114,20 @@ pub struct Proof {
 impl Proof {
     /// Whether `leaf` stands at [`Self::index`] of the tree with this `root`.
     pub fn verify(&self, root: &Hash, leaf: &Hash) -> bool {
-        let expected = expected_hashes(self.index, self.count);
-        if expected.is_none() || expected != u32::try_from(self.hashes.len()).ok() {
-            return false;
+        self.root(leaf).as_ref() == Some(root)
+    }
+
+    /// The root of the tree in which `leaf` stands at [`Self::index`]; `None` if the proof has another length than such a
+    /// tree's proofs.
+    pub fn root(&self, leaf: &Hash) -> Option<Hash> {
+        let expected = expected_hashes(self.index, self.count)?;
+        if u32::try_from(self.hashes.len()) != Ok(expected) {
+            return None;
         }
-        let (Ok(index), Ok(count)) = (usize::try_from(self.index), usize::try_from(self.count)) else { return false };
+        let (index, count) = (usize::try_from(self.index).ok()?, usize::try_from(self.count).ok()?);
         let hashes: Vec<[u8; 32]> = self.hashes.iter().map(|hash| *hash.as_bytes()).collect();
-        let top = MerkleProof::<Tagged>::new(hashes).root(&[index], &[*leaf.as_bytes()], count);
-        top.is_ok_and(|top| bind(self.count, &Hash::from_bytes(top)) == *root)
+        let top = MerkleProof::<Tagged>::new(hashes).root(&[index], &[*leaf.as_bytes()], count).ok()?;
+        Some(bind(self.count, &Hash::from_bytes(top)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! a registration may pay with a puzzle instead. A wish carries the account's sequence number and is good once.
 
 use neuroshard_proto::chain::PublicKey;
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Amount, List, NodeId, OwnerId, is_usable, mutant};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
@@ -108,8 +109,11 @@ pub(super) struct Accounts {
     pub(super) tree: Tree<OwnerId, Account>,
 }
 
+impl Canonical for Accounts {}
+
 impl Module for Accounts {
     const NAME: &'static str = "accounts";
+    const PLACE: u64 = 3;
 
     fn seal(&mut self) {
         self.tree.seal();

@@ -8,13 +8,16 @@
 //! The agreed size is the number of nodes that were active in one of the last 60 epochs, fixed at an epoch's end for the
 //! next one. It is kept as a count by epoch of last activity, so no epoch's end looks at every node.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Domain, NodeId, Ratio, Stream, codec, mutant};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
-use super::nodes::{Nodes, Standing, bonds_behind};
+use super::nodes::{Standing, bonds_behind};
+use super::part::Module;
 use super::{Refusal, State};
 
 /// Epochs and receipts that reputation looks back at.
@@ -106,7 +109,27 @@ pub fn reputation(uptime: Option<Ratio>, success: Option<Ratio>) -> Ratio {
     Ratio::from_ppm(ppm.max(100_000))
 }
 
-impl Nodes {
+/// How many nodes were active when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    /// The network's agreed size in this epoch.
+    pub(super) size: u64,
+    /// How many nodes were last active in each epoch that still counts.
+    last_active: BTreeMap<u64, u64>,
+}
+
+impl Canonical for Counts {}
+
+impl Module for Counts {
+    const NAME: &'static str = "activity";
+}
+
+impl Counts {
+    /// Nobody was active yet, and a network has at least one node.
+    pub(super) const fn genesis() -> Self {
+        Self { size: 1, last_active: BTreeMap::new() }
+    }
+
     /// A node was last active in an epoch that counts no longer for it.
     pub(super) fn forget(&mut self, epoch: u64) {
         if let Some(count) = self.last_active.get_mut(&epoch) {
@@ -114,20 +137,10 @@ impl Nodes {
         }
     }
 
-    /// Notes that a node is active in an epoch.
-    fn mark(&mut self, node: &NodeId, epoch: u64) {
-        let Some(mut known) = self.tree.get(node).cloned() else { return };
-        let before = known.activity.last();
-        if before == Some(epoch) {
-            return;
-        }
-        if let Some(before) = before {
-            self.forget(before);
-        }
+    /// A node is active in an epoch, as it was not before.
+    fn count(&mut self, epoch: u64) {
         let count = self.last_active.entry(epoch).or_default();
         *count = count.saturating_add(1);
-        known.activity.mark(epoch);
-        self.tree.insert(*node, known);
     }
 }
 
@@ -175,11 +188,15 @@ pub(super) fn attest(state: &mut State, attester: NodeId, subject: NodeId) -> Re
     }
     let mut known = known.clone();
     known.witness = Some((epoch, attester));
-    let nodes = state.nodes.edit();
-    nodes.tree.insert(subject, known);
     if witness.is_some() || drawn.len() < ATTESTATIONS {
-        nodes.mark(&subject, epoch);
+        let counts = state.counts.edit();
+        if let Some(before) = known.activity.last() {
+            counts.forget(before);
+        }
+        counts.count(epoch);
+        known.activity.mark(epoch);
     }
+    state.nodes.edit().tree.insert(subject, known);
     Ok(())
 }
 
@@ -187,11 +204,11 @@ pub(super) fn attest(state: &mut State, attester: NodeId, subject: NodeId) -> Re
 pub(super) fn end_epoch(state: &mut State) {
     let epochs = state.rules.params.nodes.activity_epochs;
     let next = state.clock.epoch.saturating_add(1);
-    let nodes = state.nodes.edit();
+    let counts = state.counts.edit();
     // The last 60 epochs of the next one end with this one.
-    nodes.last_active = nodes.last_active.split_off(&next.saturating_sub(epochs));
-    nodes.last_active.retain(|_, count| *count > 0);
-    nodes.size = nodes.last_active.values().fold(0, |sum: u64, count| sum.saturating_add(*count)).max(1);
+    counts.last_active = counts.last_active.split_off(&next.saturating_sub(epochs));
+    counts.last_active.retain(|_, count| *count > 0);
+    counts.size = counts.last_active.values().fold(0, |sum: u64, count| sum.saturating_add(*count)).max(1);
 }
 
 #[cfg(test)]

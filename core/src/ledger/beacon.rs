@@ -27,6 +27,7 @@
 use alloc::collections::BTreeMap;
 
 use neuroshard_proto::chain::{Block, Certificate, random_commitment};
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Domain, Hash, NodeId, codec, mutant};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,8 @@ pub(super) struct Beacon {
     /// Who withheld a value, and the epoch from which it may commit again.
     barred: BTreeMap<NodeId, u64>,
 }
+
+impl Canonical for Beacon {}
 
 impl Module for Beacon {
     const NAME: &'static str = "beacon";

@@ -7,6 +7,7 @@
 //! without transactions is due, and only then allowed, where an epoch ends or where the step is exhausted: an idle network
 //! makes one every 10 s, six an epoch.
 
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Params, Time};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub(super) struct Clock {
     /// Whether the head ended an epoch, so that the next block begins one.
     pub(super) fresh: bool,
 }
+
+impl Canonical for Clock {}
 
 impl Module for Clock {
     const NAME: &'static str = "clock";

@@ -26,21 +26,27 @@ mod apply;
 mod beacon;
 mod clock;
 mod evidence;
+pub mod light;
 mod money;
 mod nodes;
 mod part;
+mod proof;
 mod refusal;
 mod rules;
 mod stake;
+pub mod sync;
 pub mod tree;
 mod validators;
 
 pub use accounts::{Account, UNBONDINGS_MAX, Unbonding};
 pub use activity::{Activity, Successes, reputation};
 pub use nodes::{Description, Node, Standing};
+pub use proof::{MODULE_BYTES_MAX, StateProof};
 pub use refusal::{BlockError, Refusal};
+pub use validators::Candidate;
 
 use accounts::Accounts;
+use activity::Counts;
 use beacon::Beacon;
 use clock::Clock;
 use money::Money;
@@ -48,6 +54,9 @@ use nodes::Nodes;
 use part::Part;
 use rules::Rules;
 use validators::Validators;
+
+/// How many modules there are.
+const MODULES: usize = 8;
 
 /// The modules, in the order of their digests.
 #[derive(Clone, Debug)]
@@ -57,19 +66,21 @@ struct State {
     money: Part<Money>,
     accounts: Part<Accounts>,
     nodes: Part<Nodes>,
+    counts: Part<Counts>,
     validators: Part<Validators>,
     beacon: Part<Beacon>,
 }
 
 impl State {
     /// The digests of all modules.
-    fn seal(&mut self) -> [Hash; 7] {
+    fn seal(&mut self) -> [Hash; MODULES] {
         [
             self.rules.seal(),
             self.clock.seal(),
             self.money.seal(),
             self.accounts.seal(),
             self.nodes.seal(),
+            self.counts.seal(),
             self.validators.seal(),
             self.beacon.seal(),
         ]
@@ -116,7 +127,7 @@ pub struct Ledger {
 struct Inner {
     head: Head,
     state: State,
-    digests: [Hash; 7],
+    digests: [Hash; MODULES],
     root: Hash,
     seats: Arc<Seats>,
     seats_hash: Hash,
@@ -150,6 +161,7 @@ impl Ledger {
             money: Part::new(money),
             accounts: Part::new(accounts),
             nodes: Part::new(Nodes::genesis(&genesis.founders)),
+            counts: Part::new(Counts::genesis()),
             validators: Part::new(validators),
             beacon: Part::new(beacon),
         };
@@ -159,7 +171,7 @@ impl Ledger {
 
     fn seal(head: Head, mut state: State, before: Option<&Inner>) -> Self {
         let digests = state.seal();
-        let root = Domain::LedgerState.hash(merkle::root(&digests).as_bytes());
+        let root = root_of(&digests);
         let kept = before.filter(|before| *before.seats == *state.validators.seats());
         let (seats, seats_hash) = match kept {
             Some(before) => (Arc::clone(&before.seats), before.seats_hash),
@@ -311,7 +323,7 @@ impl Ledger {
 
     /// The agreed network size `n` in this epoch (PROTOCOL §0.2).
     pub fn size(&self) -> u64 {
-        self.inner.state.nodes.size
+        self.inner.state.counts.size
     }
 
     /// Money that was ever minted, and that was ever burned.
@@ -337,6 +349,18 @@ impl Ledger {
         self.inner.state.nodes.tree.get(node)
     }
 
+    /// Shows what the state holds for an owner, to whoever knows a finalized header.
+    pub fn prove_account(&self, owner: &OwnerId) -> StateProof<OwnerId, Account> {
+        let accounts = &self.inner.state.accounts;
+        StateProof::new(&self.inner.digests, &**accounts, accounts.tree.prove(owner))
+    }
+
+    /// Shows what the state holds for a node.
+    pub fn prove_node(&self, node: &NodeId) -> StateProof<NodeId, Node> {
+        let nodes = &self.inner.state.nodes;
+        StateProof::new(&self.inner.digests, &**nodes, nodes.tree.prove(node))
+    }
+
     /// A node's agreed uptime over the last 100 epochs; `None` if it is new or unknown (PROTOCOL §3).
     pub fn uptime(&self, node: &NodeId) -> Option<Ratio> {
         let known = self.node(node)?;
@@ -353,6 +377,11 @@ impl Ledger {
     pub fn attesters(&self, subject: &NodeId) -> Vec<NodeId> {
         activity::attesters(&self.inner.state, subject)
     }
+}
+
+/// The state's root over its modules' digests.
+fn root_of(digests: &[Hash]) -> Hash {
+    Domain::LedgerState.hash(merkle::root(digests).as_bytes())
 }
 
 fn encoded_len<T: serde::Serialize>(value: &T) -> u64 {

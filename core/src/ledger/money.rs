@@ -4,6 +4,7 @@
 //! side is summed by the accounts as they change and recounted at every epoch's end; the left side is counted here. A
 //! difference is a broken invariant, and the ledger stops rather than to go on with it.
 
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Amount, mutant};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,8 @@ pub(super) struct Money {
     pub(super) minted: Amount,
     pub(super) burned: Amount,
 }
+
+impl Canonical for Money {}
 
 impl Module for Money {
     const NAME: &'static str = "money";

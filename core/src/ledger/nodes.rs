@@ -6,9 +6,8 @@
 //! Protocol messages of nodes cost nothing and are limited by what is at stake: each least bond behind a node allows so
 //! many an epoch.
 
-use alloc::collections::BTreeMap;
-
 use neuroshard_proto::chain::{consent_digest, puzzle_bits};
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Amount, Founder, LayerRange, NodeId, OwnerId, Signature, Tier, verify};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
@@ -71,20 +70,19 @@ impl Node {
     }
 }
 
-/// All nodes, and how many of them were active when.
+/// All nodes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Nodes {
     root: TreeRoot,
-    /// The network's agreed size in this epoch.
-    pub(super) size: u64,
-    /// How many nodes were last active in each epoch that still counts.
-    pub(super) last_active: BTreeMap<u64, u64>,
     #[serde(skip)]
     pub(super) tree: Tree<NodeId, Node>,
 }
 
+impl Canonical for Nodes {}
+
 impl Module for Nodes {
     const NAME: &'static str = "nodes";
+    const PLACE: u64 = 4;
 
     fn seal(&mut self) {
         self.tree.seal();
@@ -94,7 +92,7 @@ impl Module for Nodes {
 
 impl Nodes {
     pub(super) fn genesis(founders: &[Founder]) -> Self {
-        let mut nodes = Self { size: 1, ..Self::default() };
+        let mut nodes = Self::default();
         for founder in founders {
             nodes.tree.insert(founder.node, Node::new(founder.owner, 0));
         }
@@ -171,14 +169,14 @@ pub(super) fn revoke(state: &mut State, owner: OwnerId, mut account: Account, no
 pub(super) fn retire(state: &mut State, account: &mut Account, node: NodeId, standing: Standing) {
     let Some(mut known) = state.nodes.tree.get(&node).cloned() else { return };
     let before = core::mem::replace(&mut known.standing, standing);
-    let (nodes, last) = (state.nodes.edit(), known.activity.last());
-    nodes.tree.insert(node, known);
+    let last = known.activity.last();
+    state.nodes.edit().tree.insert(node, known);
     // Who was revoked and is convicted of what it signed before was taken off all counts then.
     if before != Standing::Good {
         return;
     }
     if let Some(epoch) = last {
-        nodes.forget(epoch);
+        state.counts.edit().forget(epoch);
     }
     account.nodes = account.nodes.saturating_sub(1);
     if account.validator == Some(node) {

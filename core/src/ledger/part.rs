@@ -3,13 +3,16 @@
 use alloc::sync::Arc;
 use core::ops::Deref;
 
-use neuroshard_proto::{Domain, Hash, Hasher, codec};
-use serde::Serialize;
+use neuroshard_proto::codec::{self, Canonical};
+use neuroshard_proto::{Domain, Hash, Hasher};
 
 /// A module's state.
-pub(super) trait Module: Clone + Serialize {
+pub(super) trait Module: Clone + Canonical {
     /// Tells its digest from those of others.
     const NAME: &'static str;
+
+    /// Its place in the row of modules, for those whose entries are proved.
+    const PLACE: u64 = u64::MAX;
 
     /// Hashes what hangs in trees, so that the encoding, which leaves trees out, commits to them by their roots.
     fn seal(&mut self) {}
@@ -54,8 +57,12 @@ impl<T: Module> Part<T> {
         }
         let value = Arc::make_mut(&mut self.value);
         value.seal();
-        let mut hasher = Hasher::new(Domain::LedgerModule);
-        hasher.update(T::NAME.as_bytes()).update(&[0]).update(&codec::encode(value));
-        *self.digest.insert(hasher.finish())
+        *self.digest.insert(digest::<T>(&codec::encode(value)))
     }
+}
+
+/// The digest of a module with this encoding.
+pub(super) fn digest<T: Module>(encoding: &[u8]) -> Hash {
+    let mut hasher = Hasher::new(Domain::LedgerModule);
+    hasher.update(T::NAME.as_bytes()).update(&[0]).update(encoding).finish()
 }

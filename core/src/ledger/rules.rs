@@ -1,5 +1,6 @@
 //! The rules in force: what the genesis says, and later what votes change.
 
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Genesis, NetworkId, Params};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ pub(super) struct Rules {
     /// Layers that a node may hold: those of the model, with the head (PROTOCOL §0.2).
     pub(super) stages: u32,
 }
+
+impl Canonical for Rules {}
 
 impl Module for Rules {
     const NAME: &'static str = "rules";

@@ -20,7 +20,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use neuroshard_proto::chain::{Certificate, CertificateError, Seats, VALIDATORS_MAX};
+use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Domain, FOUNDERS_MAX, Founder, Hash, List, NodeId, OwnerId, Params, Stream, codec, mutant};
+use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::State;
@@ -29,10 +31,10 @@ use super::part::Module;
 use super::tree::{Tree, TreeRoot};
 
 /// A node that an account's bond votes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Candidate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Candidate {
     /// Units bonded.
-    pub(super) stake: u64,
+    pub stake: u64,
 }
 
 /// A founder's vote; `power` is 0 for one who is gone.
@@ -64,6 +66,8 @@ pub(super) struct Validators {
     #[serde(skip)]
     pub(super) frozen: Tree<NodeId, Candidate>,
 }
+
+impl Canonical for Validators {}
 
 impl Module for Validators {
     const NAME: &'static str = "validators";

@@ -4,6 +4,7 @@
 //! so nothing can be played twice. Who may sign for an account is agreed state, so a body names the key it is signed with,
 //! and the ledger says whether that key may.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use postcard_schema::Schema;
@@ -128,7 +129,7 @@ pub enum Action {
     /// A validator reveals the value it bound itself to in the epoch before.
     RevealRandom { value: Hash },
     /// Two statements of one validator that contradict each other (PROTOCOL §8).
-    ReportEquivocation { evidence: Evidence },
+    ReportEquivocation { evidence: Box<Evidence> },
     /// From the next epoch on, this node of the account's votes with the account's bond (PROTOCOL §11). An account's first
     /// node is nominated with its registration.
     Nominate { node: NodeId },

@@ -1,0 +1,221 @@
+//! A newcomer's way to the state at a finalized height: in chunks, from anybody, each checked on its own (PROTOCOL §11).
+//!
+//! [`Ledger::chunks`] cuts the state the same way on every node. The first chunk is what all modules hold beside their
+//! trees; it is checked against the state's root, and names the roots of the trees. Every other chunk is a whole branch of
+//! one tree, with the way up to that root: it hides nothing and adds nothing, or its hash is another. So chunks may come
+//! from many peers, in any order after the first and more than once, and a wrong one is known at once and is its sender's
+//! fault. [`Assembly`] keeps nothing that is not proved.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use neuroshard_proto::chain::Header;
+use neuroshard_proto::codec::{self, Canonical};
+use neuroshard_proto::{Bytes, Hash, List, NodeId, OwnerId};
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+
+use super::accounts::Account;
+use super::nodes::Node;
+use super::part::{Module, Part, digest};
+use super::tree::{Piece, Tree, TreeRoot};
+use super::validators::Candidate;
+use super::{Head, Ledger, MODULES, State, root_of};
+
+/// Most bytes of a chunk.
+pub const CHUNK_BYTES_MAX: u32 = 256 << 10;
+/// Most modules that a first chunk may hold.
+const MODULES_MAX: u32 = 64;
+
+/// A part of the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Chunk {
+    /// The encodings of all modules, without their trees.
+    Modules(List<Bytes<CHUNK_BYTES_MAX>, MODULES_MAX>),
+    Accounts(Piece<OwnerId, Account>),
+    Nodes(Piece<NodeId, Node>),
+    Candidates(Piece<NodeId, Candidate>),
+    /// The candidates of the next committee.
+    Frozen(Piece<NodeId, Candidate>),
+}
+
+impl Canonical for Chunk {
+    const BYTES_MAX: u32 = CHUNK_BYTES_MAX;
+}
+
+/// Why a chunk is not taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChunkError {
+    /// The modules' encodings do not make the state's root.
+    Root { expected: Hash, found: Hash },
+    /// A module's encoding is none, though the root says so: the header is not one of this version.
+    Module { place: u64 },
+    /// The first chunk must come before all others.
+    TooEarly,
+    /// The entries are not all that stands under the chunk's prefix.
+    Entries,
+    /// Some entries are missing yet.
+    Missing { entries: u64 },
+}
+
+impl fmt::Display for ChunkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root { expected, found } => {
+                write!(f, "the chunk belongs to a state with root {found:.16}, wanted is {expected:.16}")
+            }
+            Self::Module { place } => write!(f, "module {place} has an encoding that this version does not know"),
+            Self::TooEarly => f.write_str("the chunk with the modules must come first"),
+            Self::Entries => f.write_str("the chunk's entries are not those of the state"),
+            Self::Missing { entries } => write!(f, "{entries} entries are still missing"),
+        }
+    }
+}
+
+impl core::error::Error for ChunkError {}
+
+impl Ledger {
+    /// The state in chunks, in an order and with limits that are the same on every node.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        let State { rules, clock, money, accounts, nodes, counts, validators, beacon } = &self.inner.state;
+        let modules: [Vec<u8>; MODULES] = [
+            codec::encode(&**rules),
+            codec::encode(&**clock),
+            codec::encode(&**money),
+            codec::encode(&**accounts),
+            codec::encode(&**nodes),
+            codec::encode(&**counts),
+            codec::encode(&**validators),
+            codec::encode(&**beacon),
+        ];
+        let modules = modules.into_iter().map(|bytes| Bytes::try_from(bytes).unwrap_or_default());
+        let modules = List::try_from(modules.collect::<Vec<_>>()).unwrap_or_default();
+        core::iter::once(Chunk::Modules(modules))
+            .chain(accounts.tree.pieces().map(Chunk::Accounts))
+            .chain(nodes.tree.pieces().map(Chunk::Nodes))
+            .chain(validators.candidates.pieces().map(Chunk::Candidates))
+            .chain(validators.frozen.pieces().map(Chunk::Frozen))
+    }
+}
+
+/// A ledger that is put together from chunks.
+#[derive(Debug)]
+pub struct Assembly {
+    header: Header,
+    base: Option<Base>,
+}
+
+#[derive(Debug)]
+struct Base {
+    /// Its trees grow with the chunks.
+    state: State,
+    accounts: TreeRoot,
+    nodes: TreeRoot,
+    candidates: TreeRoot,
+    frozen: TreeRoot,
+}
+
+impl Assembly {
+    /// The state of this header, which is final: its certificate was checked.
+    pub const fn new(header: Header) -> Self {
+        Self { header, base: None }
+    }
+
+    /// Takes up a chunk. One that was taken up before changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the chunk; nothing of it was kept.
+    pub fn accept(&mut self, chunk: &Chunk) -> Result<(), ChunkError> {
+        if let Chunk::Modules(modules) = chunk {
+            let base = Base::open(&self.header, modules)?;
+            self.base.get_or_insert(base);
+            return Ok(());
+        }
+        let Base { state, accounts, nodes, candidates, frozen } = self.base.as_mut().ok_or(ChunkError::TooEarly)?;
+        match chunk {
+            Chunk::Modules(_) => Ok(()),
+            Chunk::Accounts(piece) => take(&mut state.accounts.edit().tree, accounts, piece),
+            Chunk::Nodes(piece) => take(&mut state.nodes.edit().tree, nodes, piece),
+            Chunk::Candidates(piece) => take(&mut state.validators.edit().candidates, candidates, piece),
+            Chunk::Frozen(piece) => take(&mut state.validators.edit().frozen, frozen, piece),
+        }
+    }
+
+    /// Entries that have not come yet; `None` before the first chunk.
+    pub fn missing(&self) -> Option<u64> {
+        let Base { state, accounts, nodes, candidates, frozen } = self.base.as_ref()?;
+        let lens = [
+            (accounts, state.accounts.tree.len()),
+            (nodes, state.nodes.tree.len()),
+            (candidates, state.validators.candidates.len()),
+            (frozen, state.validators.frozen.len()),
+        ];
+        Some(lens.iter().map(|(root, len)| root.len.saturating_sub(*len)).fold(0, u64::saturating_add))
+    }
+
+    /// The ledger at the header.
+    ///
+    /// # Errors
+    /// [`ChunkError::TooEarly`] or [`ChunkError::Missing`] while chunks are missing.
+    pub fn finish(self) -> Result<Ledger, ChunkError> {
+        match self.missing() {
+            None => return Err(ChunkError::TooEarly),
+            Some(0) => {}
+            Some(entries) => return Err(ChunkError::Missing { entries }),
+        }
+        let state = self.base.ok_or(ChunkError::TooEarly)?.state;
+        let head = Head { height: self.header.height, id: self.header.id(), time: self.header.time };
+        let ledger = Ledger::seal(head, state, None);
+        assert_eq!(ledger.root(), self.header.state, "proved parts make the whole");
+        Ok(ledger)
+    }
+}
+
+impl Base {
+    fn open(header: &Header, modules: &[Bytes<CHUNK_BYTES_MAX>]) -> Result<Self, ChunkError> {
+        let [rules, clock, money, accounts, nodes, counts, validators, beacon] = modules else {
+            return Err(ChunkError::Root { expected: header.state, found: Hash::default() });
+        };
+        let found = root_of(&[
+            digest::<super::Rules>(rules),
+            digest::<super::Clock>(clock),
+            digest::<super::Money>(money),
+            digest::<super::Accounts>(accounts),
+            digest::<super::Nodes>(nodes),
+            digest::<super::Counts>(counts),
+            digest::<super::Validators>(validators),
+            digest::<super::Beacon>(beacon),
+        ]);
+        if found != header.state {
+            return Err(ChunkError::Root { expected: header.state, found });
+        }
+        let state = State {
+            rules: part(0, rules)?,
+            clock: part(1, clock)?,
+            money: part(2, money)?,
+            accounts: part(3, accounts)?,
+            nodes: part(4, nodes)?,
+            counts: part(5, counts)?,
+            validators: part(6, validators)?,
+            beacon: part(7, beacon)?,
+        };
+        let (candidates, frozen) = state.validators.roots();
+        Ok(Self { accounts: state.accounts.root(), nodes: state.nodes.root(), candidates, frozen, state })
+    }
+}
+
+fn part<T: Module>(place: u64, bytes: &[u8]) -> Result<Part<T>, ChunkError> {
+    codec::decode::<T>(bytes).map(Part::new).map_err(|_| ChunkError::Module { place })
+}
+
+fn take<K, V>(tree: &mut Tree<K, V>, root: &TreeRoot, piece: &Piece<K, V>) -> Result<(), ChunkError>
+where
+    K: Clone + Serialize,
+    V: Clone + Serialize,
+{
+    for (key, value) in piece.check(&root.root).map_err(|_| ChunkError::Entries)? {
+        tree.insert(key.clone(), value.clone());
+    }
+    Ok(())
+}
