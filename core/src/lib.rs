@@ -107,6 +107,7 @@ extern crate alloc;
 extern crate std;
 
 mod agent;
+pub mod agreement;
 mod config;
 mod cx;
 mod io;
