@@ -155,6 +155,15 @@ impl Simplex {
         self.notarized.last_key_value().and_then(|(_, certificate)| lock_of(certificate))
     }
 
+    /// What decides about this node's future but for votes under way: ids, and not who signed.
+    #[cfg(test)]
+    pub(super) fn essence(&self) -> impl Serialize + use<> {
+        let entry = self.entry.as_ref().map(|entry| (entry.certificate.subject, entry.certificate.newest_lock()));
+        let notarized: Vec<Lock> = self.notarized.values().filter_map(lock_of).collect();
+        let waits = self.deadline.is_some();
+        (self.view, entry, notarized, self.own.clone(), self.nullified, self.offered, waits, self.durable.clone())
+    }
+
     /// The certificates that somebody needs to catch up with this node's view.
     fn standing(&self) -> Vec<Certificate> {
         let lock = self.notarized.last_key_value().map(|(_, certificate)| certificate);
