@@ -1,9 +1,13 @@
 //! What a part of the core may touch while it handles an event.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use neuroshard_proto::{Commitment, Fault, Heartbeat, Job, JournalSeq, Mode, RequestId, Tier, Time};
+use neuroshard_proto::chain::SignedTransaction;
+use neuroshard_proto::{
+    Commitment, Fault, Heartbeat, Job, JournalSeq, Mode, RequestId, Signature, Tier, Time, Verified,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -33,7 +37,19 @@ pub(crate) enum Local {
     Late {
         job: JobKind,
     },
+    /// [`Command::Save`] or [`Command::Stop`].
     Command(Command),
+    /// The first tick, for the chain.
+    Begin,
+    /// A message about the agreed world.
+    Chain(Box<Verified>),
+    Submit(Box<SignedTransaction>),
+    Signed {
+        id: RequestId,
+        signature: Signature,
+    },
+    /// The self-benchmark's verdict, for the chain.
+    Measured(Tier),
     /// So many other nodes of the network are live.
     Peers {
         live: u32,
@@ -53,6 +69,13 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// The next id, for a question that its asker keeps.
+    pub(crate) fn issue(&mut self) -> RequestId {
+        let id = self.next;
+        self.next = id.next();
+        id
+    }
+
     pub(crate) fn take(&mut self, id: RequestId) -> Option<JobKind> {
         let found = self.open.remove(&id).map(|(job, _)| job);
         self.unknown = self.unknown.saturating_add(u64::from(found.is_none()));
@@ -137,11 +160,17 @@ impl Cx<'_> {
         self.journal.hold(until, output);
     }
 
+    /// Sets a timer, or stops it.
+    pub(crate) fn arm(&mut self, kind: TimerKind, at: Option<Time>) {
+        if self.timers.get(kind) != at {
+            self.timers.set(kind, at);
+        }
+    }
+
     /// Asks the executor for a job.
     pub(crate) fn compute(&mut self, job: Job) -> RequestId {
         assert!(self.requests.open.len() < REQUESTS_MAX, "parts wait for answers before they ask for more");
-        let id = self.requests.next;
-        self.requests.next = id.next();
+        let id = self.requests.issue();
         let deadline = self.now.after_ms(JOB_DEADLINE_MS);
         self.requests.open.insert(id, (JobKind::from(&job), deadline));
         self.out.push(Output::Compute { id, job, deadline });

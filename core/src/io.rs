@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::fmt;
 
+use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{
     BatchId, Bytes, Commitment, Envelope, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, RequestId, Signature, Step,
-    Tier, Time, Verified,
+    Text, Tier, Time, Verified,
 };
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
@@ -50,12 +51,14 @@ impl Input {
 }
 
 /// What an operator can ask of a running node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Command {
     /// Persist the state now.
     Save,
     /// Persist the state, then stop asking for work. [`Event::Stopped`] follows.
     Stop,
+    /// Put a signed transaction before the validators. [`Event::TransactionDropped`] says if it can never apply.
+    Submit(Box<SignedTransaction>),
 }
 
 /// Everything a node asks of its host, to be done in the order given.
@@ -162,7 +165,37 @@ pub enum Event {
     StepLimit { step: Step },
     /// The node asks for nothing more. `saved` is the last durable step, if there is one.
     Stopped { step: Step, saved: Option<Step> },
+    /// A block was decided and applied: its block time, how many transactions it holds, and the root of the agreed state
+    /// after it.
+    BlockDecided { height: u64, id: Hash, time: Time, transactions: u32, root: Hash },
+    /// A transaction will not be in a block by this node's doing.
+    TransactionDropped { transaction: Hash, why: DropReason },
+    /// A validator signed two statements that contradict each other; this node reports it.
+    Equivocation { validator: NodeId },
+    /// A quorum decided a block that does not follow the head: a third of the weight or more is faulty, or this program
+    /// is. The node takes no further part in agreement.
+    ChainBroken { height: u64, id: Hash },
 }
+
+/// Why a transaction is dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum DropReason {
+    /// Too many wait; it may be sent again later.
+    Full,
+    /// Too many of the same author wait.
+    AuthorFull,
+    /// Another one of the same account and number waits.
+    Taken,
+    /// It waited too long.
+    TooOld,
+    /// Its signature does not hold.
+    Forged,
+    /// The ledger refuses it.
+    Refused { why: Text<DROP_WORDS_MAX> },
+}
+
+/// Most bytes of the ledger's words in a [`DropReason`].
+pub const DROP_WORDS_MAX: u32 = 160;
 
 /// Why a mode was chosen (PROTOCOL §2), or could not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -215,6 +248,14 @@ pub enum PeerFault {
     Clock { node: NodeId, theirs: Time },
     /// More peers than this node follows.
     TooManyPeers { node: NodeId },
+    /// A proposal from a node that does not lead the view, or of a block that it did not make though it was free.
+    Leader { node: NodeId, view: u64 },
+    /// A proposed block's time is too far in the future.
+    BlockTime { node: NodeId, theirs: Time },
+    /// A proposed block does not follow the head.
+    Block { node: NodeId, height: u64 },
+    /// A block that is said to be decided, without the signatures of those who decide.
+    Undecided { node: NodeId, height: u64 },
 }
 
 /// Who asks for the next [`Input::Tick`]: the reason makes idle spins debuggable.
@@ -232,11 +273,29 @@ pub enum TimerKind {
     Liveness,
     /// Another try at a job that failed.
     Retry,
+    /// The view's patience, while there is something to decide.
+    View,
+    /// A signature that should be there.
+    Sign,
+    /// The next block that is due even without transactions.
+    Block,
+    /// An answer from a node that knows more blocks.
+    Blocks,
 }
 
 impl TimerKind {
-    pub const ALL: [Self; 6] =
-        [Self::Start, Self::Release, Self::Request, Self::Benchmark, Self::Liveness, Self::Retry];
+    pub const ALL: [Self; 10] = [
+        Self::Start,
+        Self::Release,
+        Self::Request,
+        Self::Benchmark,
+        Self::Liveness,
+        Self::Retry,
+        Self::View,
+        Self::Sign,
+        Self::Block,
+        Self::Blocks,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -246,6 +305,10 @@ impl TimerKind {
             Self::Benchmark => "benchmark",
             Self::Liveness => "liveness",
             Self::Retry => "retry",
+            Self::View => "view",
+            Self::Sign => "sign",
+            Self::Block => "block",
+            Self::Blocks => "blocks",
         }
     }
 }

@@ -3,13 +3,16 @@
 //! A record is a fact ("this snapshot exists"), never an input: code may change and the fact still holds. Whatever
 //! depends on a record is withheld here until the host reports the record durable.
 
-use alloc::collections::VecDeque;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
 
+use neuroshard_proto::chain::{Block, Decided};
 use neuroshard_proto::codec::{self, Canonical};
-use neuroshard_proto::{BatchId, Bytes, JournalSeq, List, NetworkId, NodeId, Snapshot, mutant};
+use neuroshard_proto::{BatchId, Bytes, Hash, JournalSeq, List, NetworkId, NodeId, Snapshot, mutant};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
+use crate::agreement::Ballot;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
 
 /// Most snapshots a node keeps.
@@ -35,6 +38,21 @@ pub enum JournalFact {
     Founded { network: NetworkId, node: NodeId },
     /// These states of the model are persisted, the newest last. The fact supersedes all earlier ones of its kind.
     Saved { states: List<SavedState, SNAPSHOTS_MAX> },
+    /// A block that this node is about to vote for: it may be decided, and nobody else may have it.
+    Proposed { block: Box<Block> },
+    /// This node votes (PROTOCOL §11). Nothing that contradicts the vote is ever signed.
+    Voted { ballot: Box<Ballot> },
+    /// A block was decided.
+    Decided { decided: Box<Decided> },
+    /// This node bound itself to a random value in an epoch, and will reveal it in the next (PROTOCOL §11).
+    Bound { epoch: u64, value: Hash },
+}
+
+/// Who needs older records: they are deleted when nobody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Keeper {
+    Solo,
+    Chain,
 }
 
 /// A persisted state of the model, and how training stood at it.
@@ -65,6 +83,8 @@ pub(crate) struct Journal {
     /// Records below this are durable.
     durable: JournalSeq,
     held: VecDeque<(JournalSeq, Output)>,
+    /// The oldest record that each still needs.
+    kept: BTreeMap<Keeper, JournalSeq>,
 }
 
 impl Journal {
@@ -76,6 +96,17 @@ impl Journal {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.next == JournalSeq(0)
+    }
+
+    /// Notes the oldest record that somebody needs, unless an older one is noted.
+    pub(crate) fn keep_from(&mut self, keeper: Keeper, record: JournalSeq) {
+        self.kept.entry(keeper).or_insert(record);
+    }
+
+    /// A record takes the place of all that its keeper needed before; answers before which record nobody needs any.
+    pub(crate) fn supersede(&mut self, keeper: Keeper, record: JournalSeq) -> JournalSeq {
+        self.kept.insert(keeper, record);
+        self.kept.values().copied().min().unwrap_or(record)
     }
 
     /// Appends a fact.
@@ -93,7 +124,8 @@ impl Journal {
     /// Withholds an output until a record is durable.
     pub(crate) fn hold(&mut self, until: JournalSeq, output: Output) {
         assert!(self.held.len() < HELD_MAX, "parts wait for one record before they write the next");
-        assert!(self.held.back().is_none_or(|(last, _)| *last <= until), "outputs are withheld in the journal's order");
+        // Outputs keep their order: one may wait for a later record than it needs.
+        let until = self.held.back().map_or(until, |(last, _)| until.max(*last));
         self.held.push_back((until, output));
     }
 

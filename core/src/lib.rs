@@ -108,6 +108,7 @@ extern crate std;
 
 mod agent;
 pub mod agreement;
+mod chain;
 mod config;
 mod cx;
 mod io;
@@ -121,7 +122,7 @@ pub mod tokenizer;
 
 pub use config::{Config, Operator};
 pub use io::{
-    Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output, PeerFault, RECORD_BYTES_MAX,
+    Command, DROP_WORDS_MAX, DropReason, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output, PeerFault, RECORD_BYTES_MAX,
     Recovery, TimerKind, Topic,
 };
 pub use journal::{JournalFact, Progress, Record, SNAPSHOTS_MAX, SavedState};

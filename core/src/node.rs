@@ -1,5 +1,6 @@
 //! The node as one value.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -16,10 +17,12 @@ use crate::agent::liveness::Liveness;
 use crate::agent::mode::ModePart;
 use crate::agent::solo::{Solo, snapshot_bytes};
 use crate::agent::tier::TierPart;
+use crate::chain::{Chain, Past};
 use crate::config::Config;
 use crate::cx::{Cx, Local, Requests, Timers};
-use crate::io::{Event, Input, JobKind, MAX_OUTPUTS, Misuse, Outbox, Output, PeerFault, TimerKind};
-use crate::journal::{Journal, JournalFact, Progress, Record, SavedState};
+use crate::io::{Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, Outbox, Output, PeerFault, TimerKind};
+use crate::journal::{Journal, JournalFact, Keeper, Progress, Record, SavedState};
+use crate::ledger::Ledger;
 use crate::sampling::Sampler;
 
 /// A NeuroShard node: the whole protocol as one value, without clock, thread, socket, file or float.
@@ -45,10 +48,11 @@ pub struct Core {
     tier: Part<TierPart>,
     mode: Part<ModePart>,
     solo: Part<Solo>,
+    chain: Part<Chain>,
 }
 
 /// Names of the parts, in the order of their digests.
-const PARTS: [&str; 7] = ["journal", "requests", "timers", "liveness", "tier", "mode", "solo"];
+const PARTS: [&str; 8] = ["journal", "requests", "timers", "liveness", "tier", "mode", "solo", "chain"];
 
 /// Why a core could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub enum RestoreError {
     OtherNode { theirs: NodeId, ours: NodeId },
     /// A saved state does not have the stages of the genesis' model.
     OtherModel { step: Step },
+    /// A decided block does not follow the ones before it.
+    Block { height: u64 },
 }
 
 impl fmt::Display for RestoreError {
@@ -86,6 +92,7 @@ impl fmt::Display for RestoreError {
                 write!(f, "the journal belongs to node {theirs:.16}, not to {ours:.16}")
             }
             Self::OtherModel { step } => write!(f, "the state saved at step {step} is not of this network's model"),
+            Self::Block { height } => write!(f, "the decided block {height} does not follow the ones before it"),
         }
     }
 }
@@ -111,11 +118,14 @@ impl Core {
             return Err(RestoreError::DiskBudget { needed, allowed });
         }
         let network = config.genesis.network();
-        let (next, states) = read_journal(&config, network, journal)?;
+        let Facts { next, states, saved, past } = read_journal(&config, &seed, network, journal)?;
         let mut timers = Timers::default();
         timers.set(TimerKind::Start, Some(Time::ZERO));
         let mut journal = Journal::default();
         journal.resume(next);
+        saved.into_iter().for_each(|record| journal.keep_from(Keeper::Solo, record));
+        past.first.into_iter().for_each(|record| journal.keep_from(Keeper::Chain, record));
+        let chain = Chain::new(past, config.node);
         let sampler = Sampler::new(config.genesis.seed, &config.genesis.training, &config.manifest);
         Ok(Self {
             config,
@@ -129,6 +139,7 @@ impl Core {
             tier: Part::new(TierPart::new(&seed)),
             mode: Part::default(),
             solo: Part::new(Solo::new(states)),
+            chain: Part::new(chain),
         })
     }
 
@@ -150,15 +161,15 @@ impl Core {
                 self.journal.persisted(upto)?;
             }
             Input::Tick => {}
-            Input::Message(message) => self.on_message(&message, &mut local, out),
+            Input::Message(message) => self.on_message(message, &mut local, out),
             Input::Computed { id, result } => {
                 if let Some(job) = self.requests.take(id) {
                     local.push_back(Local::Answer { id, job, result });
                 }
             }
+            Input::Command(Command::Submit(signed)) => local.push_back(Local::Submit(signed)),
             Input::Command(command) => local.push_back(Local::Command(command)),
-            // Nothing asks for signatures yet, so this answers nothing.
-            Input::Signed { id: _, signature: _ } => self.requests.unknown = self.requests.unknown.saturating_add(1),
+            Input::Signed { id, signature } => local.push_back(Local::Signed { id, signature }),
         }
         self.now = now;
         self.on_timers(&mut local, out);
@@ -195,6 +206,7 @@ impl Core {
             self.tier.digest(),
             self.mode.digest(),
             if mutant("solo left out of the hash") { Hash::default() } else { self.solo.digest() },
+            self.chain.digest(),
         ];
         let mut named = PARTS.map(|name| (name, Hash::default()));
         for (slot, digest) in named.iter_mut().zip(digests) {
@@ -215,6 +227,7 @@ impl Core {
             tier: &self.tier,
             mode: &self.mode,
             solo: &self.solo,
+            chain: &self.chain,
         }
     }
 
@@ -252,12 +265,22 @@ impl Core {
         self.solo.states()
     }
 
+    /// The agreed state after the last decided block.
+    pub fn ledger(&self) -> &Ledger {
+        self.chain.ledger()
+    }
+
+    /// Transactions that wait for a block.
+    pub fn waiting_transactions(&self) -> usize {
+        self.chain.waiting()
+    }
+
     /// Every blob that a fact names: a host may delete all others when it starts, but for the data shards.
     pub fn pinned(&self) -> BTreeSet<Hash> {
         self.solo.pinned()
     }
 
-    fn on_message(&mut self, message: &Verified, local: &mut VecDeque<Local>, out: &mut Outbox) {
+    fn on_message(&mut self, message: Verified, local: &mut VecDeque<Local>, out: &mut Outbox) {
         if message.network() != self.network {
             let reject = PeerFault::OtherNetwork { node: message.message().signer() };
             return out.push(Output::Event(Event::Rejected { reject }));
@@ -269,7 +292,7 @@ impl Core {
             | Message::Proposal(_)
             | Message::Certificate(_)
             | Message::BlocksWanted(_)
-            | Message::Decided(_) => {}
+            | Message::Decided(_) => local.push_back(Local::Chain(Box::new(message))),
         }
     }
 
@@ -289,7 +312,7 @@ impl Core {
                         let founded = JournalFact::Founded { network: self.network, node: self.config.node };
                         self.journal.persist(founded, out);
                     }
-                    local.push_back(Local::Start);
+                    local.extend([Local::Start, Local::Begin]);
                 }
                 TimerKind::Release => {}
                 TimerKind::Request => {
@@ -298,7 +321,13 @@ impl Core {
                         local.push_back(Local::Late { job });
                     }
                 }
-                TimerKind::Benchmark | TimerKind::Liveness | TimerKind::Retry => local.push_back(Local::Timer(kind)),
+                TimerKind::Benchmark
+                | TimerKind::Liveness
+                | TimerKind::Retry
+                | TimerKind::View
+                | TimerKind::Sign
+                | TimerKind::Block
+                | TimerKind::Blocks => local.push_back(Local::Timer(kind)),
             }
         }
     }
@@ -307,7 +336,7 @@ impl Core {
     fn dispatch(&mut self, local: &mut VecDeque<Local>, out: &mut Outbox) {
         for _ in 0..EVENTS_A_STEP_MAX {
             let Some(event) = local.pop_front() else { return };
-            let Self { journal, requests, timers, liveness, tier, mode, solo, .. } = self;
+            let Self { journal, requests, timers, liveness, tier, mode, solo, chain, .. } = self;
             let mut cx = Cx { now: self.now, config: &self.config, journal, requests, timers, local, out };
             match event {
                 Local::Heartbeat(heartbeat) => liveness.on_heartbeat(&mut cx, &heartbeat),
@@ -322,6 +351,14 @@ impl Core {
                 Local::Late { job } => solo.on_late(&mut cx, &self.sampler, job),
                 Local::Command(command) => solo.on_command(&mut cx, &self.sampler, command),
                 Local::Timer(TimerKind::Retry) => solo.on_retry(&mut cx, &self.sampler),
+                Local::Begin => chain.on_start(&mut cx),
+                Local::Chain(message) => chain.on_message(&mut cx, &message),
+                Local::Submit(signed) => chain.on_submit(&mut cx, &signed),
+                Local::Signed { id, signature } => chain.on_signed(&mut cx, id, signature),
+                Local::Measured(tier) => chain.on_tier(&mut cx, tier),
+                Local::Timer(kind @ (TimerKind::View | TimerKind::Sign | TimerKind::Block | TimerKind::Blocks)) => {
+                    chain.on_timer(&mut cx, kind);
+                }
                 Local::Timer(TimerKind::Start | TimerKind::Release | TimerKind::Request) => {}
             }
         }
@@ -376,6 +413,7 @@ struct PartValues<'a> {
     tier: &'a TierPart,
     mode: &'a ModePart,
     solo: &'a Solo,
+    chain: &'a Chain,
 }
 
 /// Timers handled in one step.
@@ -383,14 +421,25 @@ const TIMERS_A_STEP: usize = 8;
 /// Events of one step, those that parts cause included.
 const EVENTS_A_STEP_MAX: u32 = 64;
 
-/// Reads the facts of an earlier life: the next record's place and the saved states.
+/// What a journal says.
+struct Facts {
+    /// The next record's place.
+    next: JournalSeq,
+    states: Vec<SavedState>,
+    /// The record that holds them.
+    saved: Option<JournalSeq>,
+    past: Past,
+}
+
+/// Reads the facts of an earlier life.
 fn read_journal<R: AsRef<[u8]>>(
     config: &Config,
+    seed: &Hash,
     network: NetworkId,
     journal: impl IntoIterator<Item = R>,
-) -> Result<(JournalSeq, Vec<SavedState>), RestoreError> {
+) -> Result<Facts, RestoreError> {
     let mut next: Option<JournalSeq> = None;
-    let mut states = Vec::new();
+    let (mut states, mut saved, mut past) = (Vec::new(), None, Past::new(config, seed));
     for (place, bytes) in (0_u64..).zip(journal) {
         let record: Record = codec::decode(bytes.as_ref()).map_err(|error| RestoreError::Record { place, error })?;
         let expected = next.unwrap_or(record.seq);
@@ -406,13 +455,22 @@ fn read_journal<R: AsRef<[u8]>>(
                 return Err(RestoreError::OtherNode { theirs, ours: config.node });
             }
             JournalFact::Founded { .. } => {}
-            JournalFact::Saved { states: saved } => states = saved.into_vec(),
+            JournalFact::Saved { states: newer } => (states, saved) = (newer.into_vec(), Some(record.seq)),
+            JournalFact::Proposed { block } => past.proposed(record.seq, &block),
+            JournalFact::Voted { ballot } => past.voted(record.seq, &ballot),
+            JournalFact::Bound { epoch, value } => past.bound(record.seq, epoch, value),
+            JournalFact::Decided { decided } => {
+                let height = decided.block.header.height;
+                if !past.decided(record.seq, *decided) {
+                    return Err(RestoreError::Block { height });
+                }
+            }
         }
     }
     let stages = config.genesis.model.all_layers().iter().count();
     match states.iter().find(|state| state.snapshot.layers.len() != stages) {
         Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),
-        None => Ok((next.unwrap_or_default(), states)),
+        None => Ok(Facts { next: next.unwrap_or_default(), states, saved, past }),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::agent::answer::{answer_name, contradiction};
 use crate::config::Config;
 use crate::cx::Cx;
 use crate::io::{Command, Event, JobKind, Output, Recovery, TimerKind};
-use crate::journal::{JournalFact, Progress, SNAPSHOTS_MAX, SavedState};
+use crate::journal::{JournalFact, Keeper, Progress, SNAPSHOTS_MAX, SavedState};
 use crate::sampling::Sampler;
 use crate::schedule::schedule;
 
@@ -177,6 +177,7 @@ impl Solo {
         match command {
             Command::Save => self.on_save(cx),
             Command::Stop => self.wish = Wish::Stop,
+            Command::Submit(_) => {}
         }
         self.advance(cx, sampler);
     }
@@ -442,7 +443,8 @@ impl Solo {
         let record = cx.persist(JournalFact::Saved { states: states.unwrap_or_default() });
         self.record = Some(record);
         cx.after(record, Output::Event(saved_event(snapshot)));
-        cx.after(record, Output::Trim { before: record });
+        let before_all = cx.journal.supersede(Keeper::Solo, record);
+        cx.after(record, Output::Trim { before: before_all });
         let now = if mutant("shared blobs dropped") { BTreeSet::new() } else { self.pinned() };
         for hash in before.difference(&now) {
             cx.after(record, Output::Drop { hash: *hash });

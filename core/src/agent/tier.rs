@@ -59,6 +59,9 @@ impl TierPart {
         let wait = cx.config.genesis.params.benchmark_period_ms.saturating_add(self.jitter.below(JITTER_MS));
         cx.timers.set(TimerKind::Benchmark, Some(cx.now.after_ms(wait)));
         cx.tell(Local::Tier(self.tier));
+        if let Some(tier) = self.tier {
+            cx.tell(Local::Measured(tier));
+        }
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
     BatchOutcome, Commitment, F32, Fault, Founder, Genesis, Hash, Job, JournalSeq, LayerBlobs, Manifest, NodeId,
-    Params, Preset, RequestId, Shard, Snapshot, Step, Time,
+    Params, Preset, RequestId, Shard, Signature, Snapshot, Step, Time,
 };
 use neuroshard_core::{Command, Config, Core, Event, Input, Operator, Outbox, Output};
 
@@ -16,7 +17,7 @@ pub fn config() -> Config {
     let shard = |name: &[u8], held_out| Shard { hash: Hash::of_blob(name), tokens: 65_536, held_out };
     let shards = vec![shard(b"a", false), shard(b"b", false), shard(b"c", true)].try_into().unwrap();
     let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 190_000, shards };
-    let node = NodeId::from_bytes([7; 32]);
+    let node = NodeId::from_bytes(key().verifying_key().to_bytes());
     let genesis = Genesis {
         created_unix_ms: 1_800_000_000_000,
         seed: Hash::of_blob(b"genesis"),
@@ -48,7 +49,14 @@ pub struct World {
     pub unpersisted: Option<JournalSeq>,
     /// Every job ever asked for, by what it depends on.
     pub asked: Vec<Job>,
+    /// What the core wants signed.
+    pub unsigned: Vec<(RequestId, Hash)>,
     outbox: Outbox,
+}
+
+/// The node's key.
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
 }
 
 impl World {
@@ -68,6 +76,7 @@ impl World {
             jobs: Vec::new(),
             unpersisted: None,
             asked: Vec::new(),
+            unsigned: Vec::new(),
             outbox: Outbox::default(),
         };
         world.input(Input::Tick);
@@ -89,7 +98,8 @@ impl World {
                 Output::Cancel { id } => self.jobs.retain(|(open, _)| *open != id),
                 Output::Drop { hash } => assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped"),
                 Output::Trim { before } => self.disk.journal.retain(|seq, _| *seq >= before),
-                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Sign { id, digest } => self.unsigned.push((id, digest)),
+                Output::Send { .. } | Output::Publish { .. } => {}
                 Output::Event(event) => self.events.push(event),
             }
         }
@@ -98,6 +108,16 @@ impl World {
     pub fn persist(&mut self) {
         if let Some(upto) = self.unpersisted.take() {
             self.input(Input::Persisted { upto });
+        }
+    }
+
+    /// Signs what the core wants signed, and keeps its records, until it wants nothing of the kind.
+    pub fn sign(&mut self) {
+        while !self.unsigned.is_empty() {
+            let (id, digest) = self.unsigned.remove(0);
+            let signature = Signature(key().sign(digest.as_bytes()).to_bytes());
+            self.input(Input::Signed { id, signature });
+            self.persist();
         }
     }
 

@@ -1,0 +1,138 @@
+//! Decided blocks for those who missed them, and what this node knows of being behind itself.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use neuroshard_proto::chain::{Certificate, Decided};
+use neuroshard_proto::{NodeId, Time, codec};
+use serde::{Serialize, Serializer};
+
+/// Most decided blocks kept, and most bytes of them.
+const BLOCKS_MAX: usize = 1024;
+const BLOCKS_BYTES_MAX: u64 = 4 << 20;
+/// Blocks that one request is answered with.
+pub(crate) const BATCH: u64 = 8;
+/// Who was helped is helped again after this long.
+const HELP_MS: u64 = 400;
+/// Nodes whose help is remembered.
+const HELPED_MAX: usize = 256;
+/// A request for blocks that is not answered in this time is made again, so many times in all.
+const ANSWER_MS: u64 = 1000;
+const TRIES_MAX: u32 = 3;
+
+/// The newest decided blocks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    blocks: VecDeque<(u64, Arc<Decided>)>,
+    bytes: u64,
+}
+
+impl Serialize for History {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let range = self.blocks.front().zip(self.blocks.back());
+        range.map(|((_, first), (_, last))| (first.block.header.height, last.block.header.id())).serialize(serializer)
+    }
+}
+
+impl History {
+    pub(crate) fn push(&mut self, decided: Arc<Decided>) {
+        let bytes = u64::try_from(codec::encode(&*decided).len()).unwrap_or(u64::MAX);
+        self.blocks.push_back((bytes, decided));
+        self.bytes = self.bytes.saturating_add(bytes);
+        while self.blocks.len() > BLOCKS_MAX || (self.bytes > BLOCKS_BYTES_MAX && self.blocks.len() > 1) {
+            let Some((bytes, _)) = self.blocks.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// The finalization of the newest block.
+    pub(crate) fn finality(&self) -> Option<&Certificate> {
+        self.blocks.back().map(|(_, decided)| &decided.certificate)
+    }
+
+    /// The blocks from a height on, as many as one answer holds, and the newest so that its reader knows how far it is.
+    pub(crate) fn batch(&self, from: u64) -> Vec<Arc<Decided>> {
+        let height = |decided: &Arc<Decided>| decided.block.header.height;
+        let wanted = self.blocks.iter().map(|(_, decided)| decided).filter(|one| height(one) >= from);
+        let mut batch: Vec<_> = wanted.take(usize::try_from(BATCH).unwrap_or(1)).cloned().collect();
+        if batch.first().is_none_or(|first| height(first) != from) {
+            batch.clear();
+        }
+        match (batch.last().map(height), self.blocks.back()) {
+            (Some(last), Some((_, newest))) if last < height(newest) => batch.push(Arc::clone(newest)),
+            (Some(_) | None, _) => {}
+        }
+        batch
+    }
+}
+
+/// Who was helped and when, so that asking costs the asker more than the asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Helped(BTreeMap<NodeId, Time>);
+
+impl Helped {
+    /// Whether a node may be helped now; notes that it is.
+    pub(crate) fn may(&mut self, node: NodeId, now: Time) -> bool {
+        self.0.retain(|_, at| now.ms_since(*at) < HELP_MS);
+        if self.0.contains_key(&node) || self.0.len() >= HELPED_MAX {
+            return false;
+        }
+        self.0.insert(node, now);
+        true
+    }
+}
+
+/// Somebody who knows more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Ahead {
+    node: NodeId,
+    /// The height it spoke of.
+    height: u64,
+}
+
+/// What this node does about being behind: one request at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Behind {
+    ahead: Option<Ahead>,
+    /// The height asked for first, and when to ask again.
+    asked: Option<(u64, Time)>,
+    tries: u32,
+}
+
+impl Behind {
+    /// Somebody speaks of a height that is decided for it.
+    pub(crate) fn heard(&mut self, node: NodeId, height: u64) {
+        if self.ahead.is_none_or(|ahead| ahead.height < height) {
+            self.ahead = Some(Ahead { node, height });
+        }
+    }
+
+    /// Whom to ask now for the blocks after `head`, if anybody.
+    pub(crate) fn ask(&mut self, head: u64, now: Time) -> Option<NodeId> {
+        let ahead = self.ahead?;
+        if ahead.height <= head {
+            *self = Self::default();
+            return None;
+        }
+        let (from, again) = self.asked.unwrap_or((head.saturating_add(1), Time::ZERO));
+        let batch_over = head.saturating_add(1) >= from.saturating_add(BATCH);
+        if head >= from {
+            self.tries = 0;
+        }
+        if now < again && !batch_over {
+            return None;
+        }
+        if self.tries >= TRIES_MAX {
+            *self = Self::default();
+            return None;
+        }
+        self.tries = self.tries.saturating_add(1);
+        self.asked = Some((head.saturating_add(1), now.after_ms(ANSWER_MS)));
+        Some(ahead.node)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.asked.map(|(_, at)| at)
+    }
+}
