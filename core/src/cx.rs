@@ -48,6 +48,8 @@ pub(crate) enum Local {
         id: RequestId,
         signature: Signature,
     },
+    /// The agreed state is written down anew: older records would only be kept for the model's.
+    Rewrite,
     /// The self-benchmark's verdict, for the chain.
     Measured(Tier),
     /// So many other nodes of the network are live.

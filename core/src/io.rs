@@ -112,7 +112,7 @@ impl Topic {
 }
 
 /// Most bytes of a journal record.
-pub const RECORD_BYTES_MAX: u32 = 1 << 18;
+pub const RECORD_BYTES_MAX: u32 = (256 << 10) + 1024;
 
 impl Output {
     /// The output's name in tables and metrics.

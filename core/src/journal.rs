@@ -13,6 +13,7 @@ use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::agreement::Ballot;
+use crate::ledger::sync::Chunk;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
 
 /// Most snapshots a node keeps.
@@ -46,6 +47,11 @@ pub enum JournalFact {
     Decided { decided: Box<Decided> },
     /// This node bound itself to a random value in an epoch, and will reveal it in the next (PROTOCOL §11).
     Bound { epoch: u64, value: Hash },
+    /// The agreed state after this block follows in chunks; with it, all older facts about the agreed world may go. The
+    /// values are those of [`Self::Bound`] that may still be revealed.
+    State { decided: Box<Decided>, values: List<(u64, Hash), 4> },
+    /// A part of that state.
+    Chunk { chunk: Box<Chunk> },
 }
 
 /// Who needs older records: they are deleted when nobody does.

@@ -17,7 +17,7 @@ use crate::agent::liveness::Liveness;
 use crate::agent::mode::ModePart;
 use crate::agent::solo::{Solo, snapshot_bytes};
 use crate::agent::tier::TierPart;
-use crate::chain::{Chain, Past};
+use crate::chain::{Chain, Contradiction, Past};
 use crate::config::Config;
 use crate::cx::{Cx, Local, Requests, Timers};
 use crate::io::{Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, Outbox, Output, PeerFault, TimerKind};
@@ -72,7 +72,7 @@ pub enum RestoreError {
     OtherNode { theirs: NodeId, ours: NodeId },
     /// A saved state does not have the stages of the genesis' model.
     OtherModel { step: Step },
-    /// A decided block does not follow the ones before it.
+    /// A decided block does not follow the ones before it, or the state at it is not whole.
     Block { height: u64 },
 }
 
@@ -351,6 +351,7 @@ impl Core {
                 Local::Late { job } => solo.on_late(&mut cx, &self.sampler, job),
                 Local::Command(command) => solo.on_command(&mut cx, &self.sampler, command),
                 Local::Timer(TimerKind::Retry) => solo.on_retry(&mut cx, &self.sampler),
+                Local::Rewrite => solo.on_rewrite(&mut cx),
                 Local::Begin => chain.on_start(&mut cx),
                 Local::Chain(message) => chain.on_message(&mut cx, &message),
                 Local::Submit(signed) => chain.on_submit(&mut cx, &signed),
@@ -439,6 +440,7 @@ fn read_journal<R: AsRef<[u8]>>(
     journal: impl IntoIterator<Item = R>,
 ) -> Result<Facts, RestoreError> {
     let mut next: Option<JournalSeq> = None;
+    let contradiction = |Contradiction { height }| RestoreError::Block { height };
     let (mut states, mut saved, mut past) = (Vec::new(), None, Past::new(config, seed));
     for (place, bytes) in (0_u64..).zip(journal) {
         let record: Record = codec::decode(bytes.as_ref()).map_err(|error| RestoreError::Record { place, error })?;
@@ -456,17 +458,15 @@ fn read_journal<R: AsRef<[u8]>>(
             }
             JournalFact::Founded { .. } => {}
             JournalFact::Saved { states: newer } => (states, saved) = (newer.into_vec(), Some(record.seq)),
-            JournalFact::Proposed { block } => past.proposed(record.seq, &block),
-            JournalFact::Voted { ballot } => past.voted(record.seq, &ballot),
-            JournalFact::Bound { epoch, value } => past.bound(record.seq, epoch, value),
-            JournalFact::Decided { decided } => {
-                let height = decided.block.header.height;
-                if !past.decided(record.seq, *decided) {
-                    return Err(RestoreError::Block { height });
-                }
-            }
+            fact @ (JournalFact::Proposed { .. }
+            | JournalFact::Voted { .. }
+            | JournalFact::Decided { .. }
+            | JournalFact::Bound { .. }
+            | JournalFact::State { .. }
+            | JournalFact::Chunk { .. }) => past.take(record.seq, fact).map_err(contradiction)?,
         }
     }
+    past.check().map_err(contradiction)?;
     let stages = config.genesis.model.all_layers().iter().count();
     match states.iter().find(|state| state.snapshot.layers.len() != stages) {
         Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),

@@ -182,6 +182,19 @@ impl Solo {
         self.advance(cx, sampler);
     }
 
+    /// Writes down again which states are persisted, so that older records may go.
+    pub(crate) fn on_rewrite(&mut self, cx: &mut Cx<'_>) {
+        if self.states.is_empty() {
+            return;
+        }
+        let states = List::try_from(self.states.clone());
+        assert!(states.is_ok(), "at most SNAPSHOTS_MAX states are kept");
+        let record = cx.persist(JournalFact::Saved { states: states.unwrap_or_default() });
+        self.record = Some(record);
+        let before = cx.journal.supersede(Keeper::Solo, record);
+        cx.after(record, Output::Trim { before });
+    }
+
     pub(crate) fn on_retry(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
         self.advance(cx, sampler);
     }

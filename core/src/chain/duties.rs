@@ -4,6 +4,7 @@
 //! its commitment is signed: who forgot a value in a crash could not reveal it, and would be barred for an hour.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use neuroshard_proto::chain::{Action, Author, Transaction, random_commitment};
 use neuroshard_proto::{Hash, Stream, Tier};
@@ -15,7 +16,7 @@ use crate::journal::JournalFact;
 use crate::ledger::Standing;
 
 /// Values kept: of this epoch and the one before, and some that came too late.
-const VALUES_MAX: usize = 4;
+pub(crate) const VALUES_MAX: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Duties {
@@ -47,6 +48,11 @@ impl Duties {
         }
         // The commitment may have been lost with the crash, or not: made again with the same value, it is the same.
         self.committed = self.committed.filter(|last| *last != epoch);
+    }
+
+    /// The values of this node, by epoch.
+    pub(super) fn values(&self) -> Vec<(u64, Hash)> {
+        self.values.iter().map(|(epoch, value)| (*epoch, *value)).collect()
     }
 
     fn draw(&mut self) -> Hash {
@@ -94,8 +100,7 @@ impl Chain {
                 Some(value) => (*value, None),
                 None => {
                     let value = self.duties.draw();
-                    let record = cx.persist(JournalFact::Bound { epoch, value });
-                    self.keep(cx, record);
+                    let record = self.write(cx, JournalFact::Bound { epoch, value });
                     self.duties.recall(epoch, value);
                     self.duties.committed = Some(epoch);
                     (value, Some(record))

@@ -149,15 +149,12 @@ impl Chain {
         {
             body.written = true;
             let fact = JournalFact::Proposed { block: body.block.clone() };
-            let record = cx.persist(fact);
-            self.keep(cx, record);
+            self.write(cx, fact);
         }
         let durable = if mutant("vote not journaled") {
             None
         } else {
-            let record = cx.persist(JournalFact::Voted { ballot: Box::new(ballot) });
-            self.keep(cx, record);
-            Some(record)
+            Some(self.write(cx, JournalFact::Voted { ballot: Box::new(ballot) }))
         };
         let vote = Vote { validator: cx.config.node, statement };
         self.signing.ask(cx, Wish::Vote(vote), durable);
@@ -187,7 +184,7 @@ impl Chain {
         let validator = evidence.first.vote.validator;
         cx.event(Event::Equivocation { validator });
         let author = Author::Node { node: cx.config.node, epoch: self.ledger.epoch() };
-        let transaction = Transaction { author, action: Action::ReportEquivocation { evidence } };
+        let transaction = Transaction { author, action: Action::ReportEquivocation { evidence: Box::new(evidence) } };
         self.wish(cx, transaction, None);
     }
 
@@ -219,9 +216,9 @@ impl Chain {
         };
         let leads = self.ledger.seats().leader(header.height, certificate.subject.view()) == Some(cx.config.node);
         let decided = Arc::new(Decided { block, certificate });
-        let record = cx.persist(JournalFact::Decided { decided: Box::new(Decided::clone(&decided)) });
-        self.keep(cx, record);
+        self.write(cx, JournalFact::Decided { decided: Box::new(Decided::clone(&decided)) });
         self.ledger = after;
+        self.begin_state(cx, &decided);
         let (transactions, root) = (decided.block.transactions.len(), self.ledger.root());
         let transactions = u32::try_from(transactions).unwrap_or(u32::MAX);
         cx.event(Event::BlockDecided { height: header.height, id, time: header.time, transactions, root });

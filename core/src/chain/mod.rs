@@ -30,7 +30,6 @@ use serde::{Serialize, Serializer};
 use crate::agreement::{Agreement, Ballot, Input, Simplex};
 use crate::cx::Cx;
 use crate::io::{DropReason, Event, Output, TimerKind, Topic};
-use crate::journal::Keeper;
 use crate::ledger::Ledger;
 
 use bodies::Bodies;
@@ -39,7 +38,9 @@ use history::{Behind, Helped, History};
 use mempool::Mempool;
 use signing::{Signing, Wish};
 
-pub(crate) use restore::Past;
+use restore::Writing;
+
+pub(crate) use restore::{Contradiction, Past};
 
 /// Dropped transactions told of in one step; of the others there is no word.
 const DROPS_TOLD_MAX: usize = 8;
@@ -64,6 +65,7 @@ pub(crate) struct Chain {
     unsigned: Vec<Ballot>,
     /// A quorum decided a block that does not follow: this node cannot go on without being repaired.
     broken: bool,
+    writing: Writing,
 }
 
 fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Error> {
@@ -88,6 +90,7 @@ impl Chain {
             bodiless: None,
             unsigned: ballots,
             broken: false,
+            writing: Writing::default(),
         }
     }
 
@@ -288,6 +291,7 @@ impl Chain {
         }
         let seated = self.ledger.seats().weight(&cx.config.node) > 0;
         let due = Some(self.ledger.next_due()).filter(|due| seated && *due > cx.now && !self.broken);
+        let due = if self.write_state(cx) { Some(cx.now) } else { due };
         cx.arm(TimerKind::Block, due);
         cx.arm(TimerKind::View, self.simplex.deadline().filter(|_| !self.broken));
         cx.arm(TimerKind::Sign, self.signing.deadline());
@@ -298,11 +302,6 @@ impl Chain {
     fn is_wanted(&self, now: Time, node: &NodeId) -> bool {
         let seated = self.ledger.seats().weight(node) > 0;
         seated && !self.broken && (self.mempool.is_ready() || now >= self.ledger.next_due())
-    }
-
-    /// Notes that a record of this part is needed from now on.
-    fn keep(&self, cx: &mut Cx<'_>, record: JournalSeq) {
-        cx.journal.keep_from(Keeper::Chain, record);
     }
 }
 

@@ -1,21 +1,38 @@
-//! The state that a journal's facts make.
+//! What of the agreed world survives a crash: the state that a journal's facts make, and the state written down so that
+//! older facts may go.
+//!
+//! A state is written in chunks, each a record, over as many steps as it takes. It begins with the decided block it stands
+//! at, before anything of the next height is written; so all that an older record says is in it. Records before it go when
+//! its last one is durable.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::{Block, Decided};
-use neuroshard_proto::{Hash, JournalSeq};
+use neuroshard_proto::chain::Decided;
+use neuroshard_proto::{Hash, JournalSeq, List};
+use serde::{Serialize, Serializer};
 
+use super::Chain;
 use super::bodies::Bodies;
 use super::duties::Duties;
 use super::height::names;
 use super::history::History;
 use crate::agreement::Ballot;
 use crate::config::Config;
+use crate::cx::{Cx, Local};
+use crate::io::Output;
+use crate::journal::{JournalFact, Keeper};
 use crate::ledger::Ledger;
+use crate::ledger::sync::{Assembly, Chunk};
+
+/// Facts weigh at least this much before the state is written down; a larger state is written the more rarely.
+const FACTS_BYTES: u64 = 256 << 10;
+/// Chunks written in one step.
+const CHUNKS_A_STEP: usize = 8;
 
 /// What the records read so far say.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Past {
     pub(super) ledger: Ledger,
     pub(super) history: History,
@@ -25,6 +42,16 @@ pub(crate) struct Past {
     pub(super) duties: Duties,
     /// The first record that is still needed.
     pub(crate) first: Option<JournalSeq>,
+    /// A state of which chunks are missing yet, and the record it begins with.
+    assembly: Option<(JournalSeq, Box<Decided>, Assembly)>,
+    /// Facts that wait for that state.
+    later: Vec<(JournalSeq, JournalFact)>,
+}
+
+/// A fact that contradicts the ones before it: the height it speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contradiction {
+    pub(crate) height: u64,
 }
 
 impl Past {
@@ -36,44 +63,173 @@ impl Past {
             bodies: Bodies::default(),
             duties: Duties::new(seed),
             first: None,
+            assembly: None,
+            later: Vec::new(),
         }
     }
 
-    fn note(&mut self, record: JournalSeq) {
+    fn height(&self) -> u64 {
+        self.ledger.head().height
+    }
+
+    /// Takes up a fact about the agreed world.
+    ///
+    /// # Errors
+    /// If it does not follow from the ones before.
+    pub(crate) fn take(&mut self, record: JournalSeq, fact: JournalFact) -> Result<(), Contradiction> {
         self.first.get_or_insert(record);
+        match fact {
+            JournalFact::State { decided, values } => {
+                values.iter().for_each(|(epoch, value)| self.duties.recall(*epoch, *value));
+                let assembly = Assembly::new(decided.block.header);
+                self.assembly = Some((record, decided, assembly));
+            }
+            JournalFact::Chunk { chunk } => return self.take_chunk(&chunk),
+            fact => {
+                let wait = self.assembly.as_ref().is_some_and(|(_, at, _)| at.block.header.height > self.height());
+                if !wait {
+                    return self.follow(record, fact);
+                }
+                self.later.push((record, fact));
+            }
+        }
+        Ok(())
     }
 
-    /// A block that this node voted for.
-    pub(crate) fn proposed(&mut self, record: JournalSeq, block: &Block) {
-        self.note(record);
-        if block.header.height == self.ledger.head().height.saturating_add(1) {
-            self.bodies.recall(block.clone());
+    fn take_chunk(&mut self, chunk: &Chunk) -> Result<(), Contradiction> {
+        let Some((_, decided, assembly)) = self.assembly.as_mut() else { return Ok(()) };
+        let height = decided.block.header.height;
+        assembly.accept(chunk).map_err(|_| Contradiction { height })?;
+        if assembly.missing() != Some(0) {
+            return Ok(());
+        }
+        let Some((first, decided, assembly)) = self.assembly.take() else { return Ok(()) };
+        self.first = Some(first);
+        if height > self.height() {
+            self.ledger = assembly.finish().map_err(|_| Contradiction { height })?;
+            self.history = History::default();
+            self.history.push(Arc::from(decided));
+            self.ballots.clear();
+            self.bodies.clear();
+        }
+        for (record, fact) in core::mem::take(&mut self.later) {
+            self.follow(record, fact)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a state stands that all facts follow from.
+    ///
+    /// # Errors
+    /// If a state is wanted of which chunks are missing.
+    pub(crate) fn check(&self) -> Result<(), Contradiction> {
+        match &self.assembly {
+            Some((_, decided, _)) if decided.block.header.height > self.height() => {
+                Err(Contradiction { height: decided.block.header.height })
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
-    pub(crate) fn voted(&mut self, record: JournalSeq, ballot: &Ballot) {
-        self.note(record);
-        if ballot.statement.height() == self.ledger.head().height.saturating_add(1) {
-            self.ballots.push(ballot.clone());
+    fn follow(&mut self, _record: JournalSeq, fact: JournalFact) -> Result<(), Contradiction> {
+        let next = self.height().saturating_add(1);
+        match fact {
+            JournalFact::Proposed { block } if block.header.height == next => self.bodies.recall(*block),
+            JournalFact::Voted { ballot } if ballot.statement.height() == next => self.ballots.push(*ballot),
+            JournalFact::Bound { epoch, value } => self.duties.recall(epoch, value),
+            JournalFact::Decided { decided } => self.decided(*decided)?,
+            JournalFact::Proposed { .. }
+            | JournalFact::Voted { .. }
+            | JournalFact::Founded { .. }
+            | JournalFact::Saved { .. }
+            | JournalFact::State { .. }
+            | JournalFact::Chunk { .. } => {}
         }
+        Ok(())
     }
 
-    pub(crate) fn bound(&mut self, record: JournalSeq, epoch: u64, value: Hash) {
-        self.note(record);
-        self.duties.recall(epoch, value);
-    }
-
-    /// A decided block; false if it does not follow.
-    pub(crate) fn decided(&mut self, record: JournalSeq, decided: Decided) -> bool {
-        self.note(record);
+    fn decided(&mut self, decided: Decided) -> Result<(), Contradiction> {
+        let contradiction = Contradiction { height: decided.block.header.height };
         if names(&decided.certificate) != Some(decided.block.header.id()) {
-            return false;
+            return Err(contradiction);
         }
-        let Ok((after, _)) = self.ledger.apply(&decided.block) else { return false };
+        let (after, _) = self.ledger.apply(&decided.block).map_err(|_| contradiction)?;
         self.ledger = after;
         self.history.push(Arc::new(decided));
         self.ballots.clear();
         self.bodies.clear();
-        true
+        Ok(())
+    }
+}
+
+/// When the state is written down, and how far that is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Writing {
+    /// Bytes of facts since the last state.
+    facts: u64,
+    /// Bytes of that state.
+    state: u64,
+    under_way: Option<Snapshot>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Snapshot {
+    #[serde(serialize_with = "by_root")]
+    ledger: Ledger,
+    first: JournalSeq,
+    /// Chunks written.
+    chunks: u64,
+}
+
+fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Error> {
+    ledger.root().serialize(serializer)
+}
+
+impl Chain {
+    /// Writes down a fact.
+    pub(super) fn write(&mut self, cx: &mut Cx<'_>, fact: JournalFact) -> JournalSeq {
+        let bytes = u64::try_from(neuroshard_proto::codec::encode(&fact).len()).unwrap_or(u64::MAX);
+        self.writing.facts = self.writing.facts.saturating_add(bytes);
+        let record = cx.persist(fact);
+        cx.journal.keep_from(Keeper::Chain, record);
+        record
+    }
+
+    /// Begins to write down the state after a block, if that is due. Nothing of the next height was written yet.
+    pub(super) fn begin_state(&mut self, cx: &mut Cx<'_>, decided: &Decided) {
+        let due = self.writing.facts >= FACTS_BYTES.max(self.writing.state);
+        if !due || self.writing.under_way.is_some() {
+            return;
+        }
+        let values = List::try_from(self.duties.values()).unwrap_or_default();
+        let first = cx.persist(JournalFact::State { decided: Box::new(decided.clone()), values });
+        let ledger = self.ledger.clone();
+        (self.writing.facts, self.writing.state) = (0, 0);
+        self.writing.under_way = Some(Snapshot { ledger, first, chunks: 0 });
+    }
+
+    /// Writes some chunks; true if there are more.
+    pub(super) fn write_state(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Some(snapshot) = self.writing.under_way.as_mut() else { return false };
+        let done = usize::try_from(snapshot.chunks).unwrap_or(usize::MAX);
+        let mut chunks = snapshot.ledger.chunks().skip(done);
+        let mut last = snapshot.first;
+        for chunk in chunks.by_ref().take(CHUNKS_A_STEP) {
+            let bytes = u64::try_from(neuroshard_proto::codec::encode(&chunk).len()).unwrap_or(u64::MAX);
+            self.writing.state = self.writing.state.saturating_add(bytes);
+            last = cx.persist(JournalFact::Chunk { chunk: Box::new(chunk) });
+            snapshot.chunks = snapshot.chunks.saturating_add(1);
+        }
+        let more = chunks.next().is_some();
+        drop(chunks);
+        if more {
+            return true;
+        }
+        let before = cx.journal.supersede(Keeper::Chain, snapshot.first);
+        cx.after(last, Output::Trim { before });
+        self.writing.under_way = None;
+        // The model's record is older; written again, it no longer holds back what may go.
+        cx.tell(Local::Rewrite);
+        false
     }
 }
