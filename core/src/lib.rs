@@ -13,7 +13,7 @@
 //! ```
 //! use std::collections::BTreeMap;
 //!
-//! use neuroshard_core::proto::{Commitment, Fault, Hash, Job, JournalSeq, Time};
+//! use neuroshard_core::proto::{Commitment, Fault, Hash, Job, JournalSeq, Signature, Time};
 //! use neuroshard_core::{Command, Config, Core, Event, Input, Misuse, Outbox, Output, RestoreError};
 //!
 //! /// Runs a node until it stops by itself, for example at the operator's step limit.
@@ -22,6 +22,7 @@
 //!     seed: Hash,
 //!     journal: &mut BTreeMap<JournalSeq, Vec<u8>>,
 //!     mut clock: impl FnMut() -> Time,
+//!     mut sign: impl FnMut(&Hash) -> Signature,
 //!     mut compute: impl FnMut(&Job) -> Result<Commitment, Fault>,
 //!     mut tell: impl FnMut(&Event),
 //! ) -> Result<(), Box<dyn std::error::Error>> {
@@ -44,6 +45,9 @@
 //!                 Output::Compute { id, job, .. } => inputs.insert(0, Input::Computed { id, result: compute(&job) }),
 //!                 Output::Cancel { .. } => {} // Done already: an answer nobody waits for is dropped by the core.
 //!                 Output::Drop { .. } => {}   // Delete the blob of that hash.
+//!                 Output::Sign { id, digest } => inputs.push(Input::Signed { id, signature: sign(&digest) }),
+//!                 // There is nobody else; a real host hands these to its sockets.
+//!                 Output::Send { .. } | Output::Publish { .. } => {}
 //!                 Output::Event(event) => {
 //!                     tell(&event);
 //!                     if matches!(event, Event::Stopped { .. }) {
@@ -66,7 +70,8 @@
 //! # operator.steps = Some(3);
 //! # let config = Config { genesis, manifest, node, operator };
 //! # let (mut now, mut steps) = (0, 0);
-//! # host(config, Hash::default(), &mut BTreeMap::new(), || { now += 1; Time::from_ms(now) }, |job| Ok(match job {
+//! # host(config, Hash::default(), &mut BTreeMap::new(), || { now += 1; Time::from_ms(now) },
+//! #     |_| Signature([0; 64]), |job| Ok(match job {
 //! #     Job::Init { .. } => Commitment::Ready { step: Step(0), root: Hash::default() },
 //! #     Job::Benchmark { .. } => Commitment::Benchmark { layer_us: 1 },
 //! #     Job::Train { .. } => Commitment::Batch(BatchOutcome::Done { loss_micro: 1, tokens: 1,

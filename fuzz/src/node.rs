@@ -104,7 +104,8 @@ fn act(mut world: World, config: &Config, schedule: &mut Schedule<'_>) -> World 
             world.answer_as(id, result);
         }
         6 => match how {
-            0..=7 => world.sync(how & 1 == 1),
+            6 | 7 => world.sign(how == 7),
+            0..=5 => world.sync(how & 1 == 1),
             _ => world.sync_again(u64::from(how - 8)),
         },
         7 => {
@@ -137,6 +138,7 @@ fn act(mut world: World, config: &Config, schedule: &mut Schedule<'_>) -> World 
                 world.now = world.now.after_ms(20);
                 world.answer(0);
                 world.sync(false);
+                world.sign(how & 1 == 1);
             }
         }
         _ => {
@@ -235,7 +237,7 @@ fn made_up(world: &World, how: u8, offset: u8) -> Commitment {
     }
 }
 
-fn key(number: u8) -> SigningKey {
+pub(crate) fn key(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[number; 32])
 }
 

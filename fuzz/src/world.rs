@@ -4,17 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 
+use ed25519_dalek::Signer as _;
 use neuroshard_core::{Config, Core, Event, Input, MAX_OUTPUTS, Misuse, Outbox, Output, RestoreError};
 use neuroshard_proto::{
-    BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerBlobs, Mode, RequestId, Snapshot, Step, Time,
-    codec,
+    BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerBlobs, Mode, RequestId, Signature, Snapshot, Step,
+    Time, codec,
 };
 use neuroshard_replay::{Detail, Header, Reader, Recorder, replay};
 
 /// Most requests that a core may have open.
 const JOBS_MAX: usize = 16;
 /// Turns after which an honest world must have gone on.
-const SETTLE_TURNS_MAX: u32 = 100;
+const SETTLE_TURNS_MAX: u32 = 2000;
 /// Most bytes that the state of a core with a small model may take.
 const STATE_BYTES_MAX: usize = 64 << 10;
 
@@ -62,6 +63,8 @@ pub(crate) struct World {
     resident: Option<Step>,
     stopped: bool,
     steps_heard: u64,
+    /// What is to be signed.
+    unsigned: Vec<(RequestId, Hash)>,
     outbox: Outbox,
     recorder: Recorder<Vec<u8>>,
 }
@@ -92,6 +95,7 @@ impl World {
             resident: None,
             stopped: false,
             steps_heard: 0,
+            unsigned: Vec::new(),
             outbox,
             recorder,
         };
@@ -170,7 +174,12 @@ impl World {
                 self.jobs.retain(|(open, _)| *open != id);
                 false
             }
-            Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => false,
+            Output::Sign { id, digest } => {
+                assert!(self.unsigned.iter().all(|(open, _)| *open != id), "ids are not used again");
+                self.unsigned.push((id, digest));
+                false
+            }
+            Output::Send { .. } | Output::Publish { .. } => false,
             Output::Drop { hash } => {
                 assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped, and once");
                 true
@@ -228,6 +237,17 @@ impl World {
             self.disk.durable = upto.next();
             self.step(Input::Persisted { upto });
         }
+    }
+
+    /// Signs what the core wants signed, the newest first if `late`.
+    pub(crate) fn sign(&mut self, late: bool) {
+        if self.unsigned.is_empty() {
+            return;
+        }
+        let place = if late { self.unsigned.len() - 1 } else { 0 };
+        let (id, digest) = self.unsigned.remove(place);
+        let signature = Signature(crate::node::key(0).sign(digest.as_bytes()).to_bytes());
+        self.step(Input::Signed { id, signature });
     }
 
     /// Reports once more what was durable long ago.
@@ -362,6 +382,7 @@ impl World {
                 return;
             }
             self.sync(false);
+            self.sign(false);
             if !self.jobs.is_empty() {
                 self.now = self.now.after_ms(5);
                 self.answer(0);

@@ -1,9 +1,15 @@
 //! A network so small that the reference engine trains it while one looks, for tests and for the book's examples.
 
+use ed25519_dalek::SigningKey;
 use neuroshard_core::proto::{Founder, Genesis, Hash, Manifest, ModelSpec, NodeId, Params, Preset, Shard, TrainSpec};
 use neuroshard_core::{Config, Operator};
 
 const SHARD_TOKENS: u32 = 4096;
+
+/// The key of the network's only node.
+pub fn key() -> SigningKey {
+    SigningKey::from_bytes(&[3; 32])
+}
 
 /// Two layers, and a language in which each of 64 tokens is followed by one of two. `put` stores a shard's bytes and
 /// answers with their hash.
@@ -27,7 +33,7 @@ pub fn config(mut put: impl FnMut(&[u8]) -> Hash) -> Config {
     };
     let shards = vec![shard(false), shard(false), shard(true)].try_into().expect("three shards");
     let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 3 * u64::from(SHARD_TOKENS), shards };
-    let node = NodeId::from_bytes([3; 32]);
+    let node = NodeId::from_bytes(key().verifying_key().to_bytes());
     let genesis = Genesis {
         created_unix_ms: 0,
         seed: Hash::of_blob(b"toy"),

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
-    Fault, Founder, Genesis, Hash, JournalSeq, Manifest, ModelSpec, NodeId, Params, Preset, Shard, Time, TrainSpec,
+    Fault, Founder, Genesis, Hash, JournalSeq, Manifest, ModelSpec, NodeId, Params, Preset, Shard, Signature, Time,
+    TrainSpec,
 };
 use neuroshard_core::{Config, Core, Event, Input, Operator, Outbox, Output};
 use neuroshard_shaders::cpu::{CpuEngine, Options};
@@ -50,7 +52,12 @@ fn host(config: Config, disk: &mut Disk, now: &mut u64, mut until: impl FnMut(&E
                 }
                 Output::Cancel { .. } => {}
                 Output::Drop { hash } => drop(disk.blobs.remove(&hash)),
-                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Sign { id, digest } => {
+                    let signature = Signature(key().sign(digest.as_bytes()).to_bytes());
+                    inputs.push(Input::Signed { id, signature });
+                }
+                // There is nobody else.
+                Output::Send { .. } | Output::Publish { .. } => {}
                 Output::Event(event) => {
                     let done = until(&event);
                     told.push(event);
@@ -62,6 +69,11 @@ fn host(config: Config, disk: &mut Disk, now: &mut u64, mut until: impl FnMut(&E
         }
     }
     told
+}
+
+/// The node's key.
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[3; 32])
 }
 
 /// A model so small that it trains while one looks, and a language it can learn: each token is
@@ -84,7 +96,7 @@ fn toy(steps: u64) -> (Config, Disk) {
     };
     let shards = Vec::from([shard(false), shard(false), shard(true)]).try_into().expect("few");
     let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 12_288, shards };
-    let node = NodeId::from_bytes([3; 32]);
+    let node = NodeId::from_bytes(key().verifying_key().to_bytes());
     let genesis = Genesis {
         created_unix_ms: 0,
         seed: Hash::of_blob(b"tiny host"),

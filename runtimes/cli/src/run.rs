@@ -10,6 +10,7 @@ use neuroshard_host::api::Api;
 use neuroshard_host::clock::Clock;
 use neuroshard_host::home::Home;
 use neuroshard_host::keys::entropy;
+use neuroshard_host::peers::NobodyElse;
 use neuroshard_host::network::{Expected, Founding, Network, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
 use neuroshard_host::runtime::Runtime;
@@ -63,6 +64,8 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
         factory: chosen.factory,
         tap,
         follower,
+        signer: Box::new(home.keys.signer()),
+        network: Box::new(NobodyElse),
     };
     let (node, handle, reports) = Node::new(setup)?;
     let port = settings.api_port.unwrap_or(0);

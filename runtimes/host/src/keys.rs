@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer as _, SigningKey};
+pub use neuroshard_proto::REAL_SIGNATURES;
 use neuroshard_proto::{Hash, NodeId, OwnerId, Signature};
 
 use crate::files::{self, Access, FileError};
@@ -178,6 +179,12 @@ impl Keys {
     }
 
     /// The node's signature over a digest (see [`neuroshard_proto::signing_bytes`]).
+    /// A signer in the node's name, for the loop that owns the core.
+    pub fn signer(&self) -> impl FnMut(&Hash) -> Signature + Send + use<> {
+        let key = self.node.clone();
+        move |digest| Signature(key.sign(digest.as_bytes()).to_bytes())
+    }
+
     pub fn sign(&self, digest: &Hash) -> Signature {
         Signature(self.node.sign(digest.as_bytes()).to_bytes())
     }

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod metrics;
 pub mod network;
 pub mod node;
+pub mod peers;
 pub mod runtime;
 pub mod status;
 pub mod store;

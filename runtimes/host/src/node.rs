@@ -4,17 +4,19 @@
 //! The loop itself never waits for a disk or a device. Jobs go to the [`Worker`], records to the [`Scribe`]; both answer
 //! through the same inbox as the operator's commands.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output, Progress};
-use neuroshard_proto::{Step, Time};
+use neuroshard_proto::{Hash, RequestId, Signature, Step, Time};
 use neuroshard_shaders::engine::Engine;
 
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Queues};
+use crate::peers::Network;
 use crate::runtime::Runtime;
 use crate::status::{Follower, Status};
 use crate::store::{Scribe, ScribeReport, Store, StoreBlobs, StoreError, StoreOrder};
@@ -126,6 +128,9 @@ pub struct Setup {
     pub factory: EngineFactory,
     pub tap: Option<Box<dyn Tap>>,
     pub follower: Follower,
+    /// Signs in the node's name. It never waits.
+    pub signer: Box<dyn FnMut(&Hash) -> Signature + Send>,
+    pub network: Box<dyn Network>,
 }
 
 /// What display and API read while the node runs.
@@ -199,6 +204,10 @@ pub struct Node {
     /// Why the journal waits, while it does.
     waiting: Option<String>,
     stop_asked: Option<Instant>,
+    signer: Box<dyn FnMut(&Hash) -> Signature + Send>,
+    /// Signatures that the core does not have yet. They go in before anything else.
+    signed: VecDeque<(RequestId, Signature)>,
+    network: Box<dyn Network>,
 }
 
 impl fmt::Debug for Node {
@@ -213,7 +222,7 @@ impl Node {
     /// # Errors
     /// If the system gives no threads.
     pub fn new(setup: Setup) -> Result<(Self, Handle, async_channel::Receiver<Report>), NodeError> {
-        let Setup { core, clock, store, engine, factory, tap, follower } = setup;
+        let Setup { core, clock, store, engine, factory, tap, follower, signer, network } = setup;
         let (sender, inbox) = async_channel::bounded(INBOX_MAX);
         let (answers, scribe_reports) = (sender.clone(), sender.clone());
         let blobs = StoreBlobs(Arc::clone(&store));
@@ -239,6 +248,9 @@ impl Node {
             ended: None,
             waiting: None,
             stop_asked: None,
+            signer,
+            signed: VecDeque::new(),
+            network,
         };
         Ok((node, Handle { inbox: sender, live }, receiver))
     }
@@ -273,6 +285,9 @@ impl Node {
 
     /// Waits for whatever comes first; `None` if it is nothing for the core.
     async fn next_input(&mut self, runtime: &impl Runtime) -> Result<Option<Input>, NodeError> {
+        if let Some((id, signature)) = self.signed.pop_front() {
+            return Ok(Some(Input::Signed { id, signature }));
+        }
         let now = self.live.now();
         let tick = self.core.next_deadline().map(|(at, _)| at);
         if tick.is_some_and(|at| at <= now) {
@@ -379,7 +394,9 @@ impl Node {
             Output::Compute { id, job, .. } => self.worker.order(id, job).await,
             Output::Cancel { id } => self.worker.cancel(id),
             Output::Event(event) => self.on_event(now, event),
-            Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+            Output::Sign { id, digest } => self.signed.push_back((id, (self.signer)(&digest))),
+            Output::Send { to, message } => self.network.send(to, *message),
+            Output::Publish { topic, message } => self.network.publish(topic, *message),
         }
     }
 

@@ -10,6 +10,7 @@ use neuroshard_host::clock::Clock;
 use neuroshard_host::data::Embedded;
 use neuroshard_host::home::{Home, HomeError, Visit};
 use neuroshard_host::network::{Expected, Founding, Network, NetworkError, Source};
+use neuroshard_host::peers::NobodyElse;
 use neuroshard_host::node::{Cause, Ended, Handle, Node, Report, Setup, Tap};
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
@@ -72,6 +73,8 @@ impl Scene {
             factory,
             tap,
             follower: Follower::new(status, LossScale::new(&self.network.manifest)),
+            signer: Box::new(self.home.keys.signer()),
+            network: Box::new(NobodyElse),
         };
         Node::new(setup).unwrap()
     }

@@ -52,14 +52,15 @@ pub(crate) struct Host {
     outbox: Outbox,
     now: Time,
     jobs: VecDeque<(RequestId, Job)>,
+    unsigned: VecDeque<RequestId>,
     written: Option<JournalSeq>,
 }
 
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
         let core = Core::restore(config, Hash::of_blob(b"node"), [] as [&[u8]; 0]).unwrap();
-        let (outbox, jobs) = (Outbox::default(), VecDeque::new());
-        Self { core, log: Vec::new(), milli_loss: 5000, outbox, now: ORIGIN, jobs, written: None }
+        let (outbox, jobs, unsigned) = (Outbox::default(), VecDeque::new(), VecDeque::new());
+        Self { core, log: Vec::new(), milli_loss: 5000, outbox, now: ORIGIN, jobs, unsigned, written: None }
     }
 
     pub(crate) fn header(&self, detail: Detail) -> Header {
@@ -72,6 +73,8 @@ impl Host {
             Input::Persisted { upto }
         } else if self.log.len() % 40 == 39 {
             stranger(self.now)
+        } else if let Some(id) = self.unsigned.pop_front() {
+            Input::Signed { id, signature: Signature([9; 64]) }
         } else if let Some((id, job)) = self.jobs.pop_front() {
             self.now = self.now.after_ms(12);
             Input::Computed { id, result: Ok(self.answer(&job)) }
@@ -99,7 +102,9 @@ impl Host {
             Output::Persist { seq, .. } => self.written = Some(*seq),
             Output::Compute { id, job, .. } => self.jobs.push_back((*id, job.clone())),
             Output::Cancel { id } => self.jobs.retain(|(open, _)| open != id),
+            Output::Sign { id, .. } => self.unsigned.push_back(*id),
             Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
+            Output::Send { .. } | Output::Publish { .. } => {}
         }
     }
 

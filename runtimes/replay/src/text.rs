@@ -30,6 +30,10 @@ impl fmt::Display for InputLine<'_> {
             }
             Input::Command(Command::Save) => f.write_str(" save"),
             Input::Command(Command::Stop) => f.write_str(" stop"),
+            Input::Command(Command::Submit(signed)) => {
+                let transaction = &signed.transaction;
+                write!(f, " submit a transaction of {:.8}: {:?}", transaction.signer(), transaction.action)
+            }
         }
     }
 }
@@ -146,6 +150,17 @@ fn write_fact(f: &mut fmt::Formatter<'_>, fact: &JournalFact) -> fmt::Result {
             f.write_str("saved steps")?;
             states.iter().try_for_each(|state| write!(f, " {}", state.snapshot.step))
         }
+        JournalFact::Proposed { block } => {
+            write!(f, "block {:.8} at height {}", block.header.id(), block.header.height)
+        }
+        JournalFact::Voted { ballot } => write!(f, "voted {:?}", ballot.statement),
+        JournalFact::Decided { decided } => {
+            let header = &decided.block.header;
+            write!(f, "decided block {:.8} at height {}", header.id(), header.height)
+        }
+        JournalFact::Bound { epoch, .. } => write!(f, "bound to a random value in epoch {epoch}"),
+        JournalFact::State { decided, .. } => write!(f, "state at height {}", decided.block.header.height),
+        JournalFact::Chunk { .. } => f.write_str("a chunk of it"),
     }
 }
 
@@ -192,6 +207,10 @@ fn write_reject(f: &mut fmt::Formatter<'_>, reject: &PeerFault) -> fmt::Result {
         PeerFault::OwnName => f.write_str(" refused a peer with this node's own name"),
         PeerFault::Clock { node, theirs } => write!(f, " refused {node:.8}: its clock says {theirs}"),
         PeerFault::TooManyPeers { node } => write!(f, " refused {node:.8}: too many peers"),
+        PeerFault::Leader { node, view } => write!(f, " refused {node:.8}: no leader of view {view}, or of another's block"),
+        PeerFault::BlockTime { node, theirs } => write!(f, " refused a block of {node:.8}: it is of {theirs}"),
+        PeerFault::Block { node, height } => write!(f, " refused a block of {node:.8} at height {height}: invalid"),
+        PeerFault::Undecided { node, height } => write!(f, " refused {node:.8}: block at height {height} is not decided"),
     }
 }
 
@@ -260,6 +279,8 @@ impl fmt::Display for At {
 mod tests {
     use neuroshard_proto::{JournalSeq, RequestId};
 
+    use neuroshard_proto::Signature;
+
     use super::*;
     use crate::Detail;
     use crate::testing::record;
@@ -273,6 +294,7 @@ mod tests {
             Input::Persisted { .. } => 2,
             Input::Computed { .. } => 3,
             Input::Command(_) => 4,
+            Input::Signed { .. } => 5,
         };
         let message = record(40, Detail::Inputs).1.into_iter().map(|logged| logged.input);
         let others = [
@@ -280,6 +302,7 @@ mod tests {
             Input::Persisted { upto: JournalSeq(1) },
             Input::Computed { id: RequestId(1), result: Err(Fault::device("gone")) },
             Input::Command(Command::Save),
+            Input::Signed { id: RequestId(2), signature: Signature([0; 64]) },
         ];
         let all: Vec<Input> = message.chain(others).collect();
         assert!(all.iter().all(|input| INPUT_KINDS[place(input)] == input.name()));
