@@ -44,6 +44,8 @@ pub(crate) use restore::{Contradiction, Past};
 
 /// Dropped transactions told of in one step; of the others there is no word.
 const DROPS_TOLD_MAX: usize = 8;
+/// Votes of an earlier life that are signed again: the newest. Those of older views are in certificates.
+const SIGNED_AGAIN_MAX: usize = 8;
 /// Waiting transactions told again where nothing moves.
 const TOLD_AGAIN_MAX: usize = 4;
 
@@ -105,7 +107,9 @@ impl Chain {
 
     /// The first tick: signs again what an earlier life voted.
     pub(crate) fn on_start(&mut self, cx: &mut Cx<'_>) {
-        for ballot in core::mem::take(&mut self.unsigned) {
+        let ballots = core::mem::take(&mut self.unsigned);
+        let old = ballots.len().saturating_sub(SIGNED_AGAIN_MAX);
+        for ballot in ballots.into_iter().skip(old) {
             let vote = Vote { validator: cx.config.node, statement: ballot.statement };
             self.signing.ask(cx, Wish::Vote(vote), None);
         }
