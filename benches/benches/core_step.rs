@@ -51,6 +51,7 @@ fn config() -> Config {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: vec![node].try_into().expect("one"),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

@@ -61,7 +61,7 @@
 //! # let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 1, shards };
 //! # let node = NodeId::from_bytes([1; 32]);
 //! # let genesis = Genesis { created_unix_ms: 0, seed: Hash::default(), model, training, params: Params::DEFAULT,
-//! #     manifest: manifest.root(), founders: vec![node].try_into()? };
+//! #     manifest: manifest.root(), founders: vec![node].try_into()?, first: None };
 //! # let mut operator = neuroshard_core::Operator::new(1 << 30, 1 << 30);
 //! # operator.steps = Some(3);
 //! # let config = Config { genesis, manifest, node, operator };

@@ -401,6 +401,11 @@ fn read_journal<R: AsRef<[u8]>>(
             JournalFact::Saved { states: saved } => states = saved.into_vec(),
         }
     }
+    if states.is_empty() {
+        // Weights that the founder brought along are a state that every journal of this network begins with.
+        let first = config.genesis.first.clone();
+        states.extend(first.map(|snapshot| SavedState { snapshot, progress: Progress::default() }));
+    }
     let stages = config.genesis.model.all_layers().iter().count();
     match states.iter().find(|state| state.snapshot.layers.len() != stages) {
         Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),

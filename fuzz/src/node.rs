@@ -57,7 +57,8 @@ pub(crate) fn config(first: u8, second: u8) -> Config {
     let founders = vec![node].try_into().expect("one founder");
     let seed = Hash::of_blob(b"weights");
     let params = Params::DEFAULT;
-    let genesis = Genesis { created_unix_ms: 0, seed, model, training, params, manifest: manifest.root(), founders };
+    let root = manifest.root();
+    let genesis = Genesis { created_unix_ms: 0, seed, model, training, params, manifest: root, founders, first: None };
     let snapshot_bytes = model.parameters() * 12;
     let memory = if first >> 6 & 1 == 1 { 1000 } else { 1 << 30 };
     let mut operator = Operator::new(memory, snapshot_bytes * pick(second, 0, [2, 3, 1, 1000]));

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::List;
 use crate::codec::{self, Canonical};
 use crate::hash::{Domain, Hash};
-use crate::ids::{NetworkId, NodeId};
+use crate::ids::{NetworkId, NodeId, Step};
+use crate::job::Snapshot;
 use crate::model::{ModelError, ModelSpec, TrainSpec};
 use crate::params::Params;
 
@@ -71,7 +72,7 @@ impl Manifest {
 pub struct Genesis {
     /// When time 0 was, in milliseconds of Unix time. For people and clocks; no rule reads it.
     pub created_unix_ms: u64,
-    /// Seed of the first weights, and of everything random until there is a beacon.
+    /// Seed of the first weights, unless they were brought along, and of everything random until there is a beacon.
     pub seed: Hash,
     pub model: ModelSpec,
     pub training: TrainSpec,
@@ -80,6 +81,8 @@ pub struct Genesis {
     pub manifest: Hash,
     /// The first validators (PROTOCOL §11).
     pub founders: List<NodeId, FOUNDERS_MAX>,
+    /// The state at step 0, where the founder brought weights along; otherwise it is made from the seed.
+    pub first: Option<Snapshot>,
 }
 
 impl Canonical for Genesis {}
@@ -112,6 +115,12 @@ pub enum GenesisError {
     },
     /// The table of phases is not in order or does not start at one node.
     Phases,
+    /// The first state is not one of step 0 with the model's stages and bytes.
+    FirstState {
+        step: Step,
+        stages: u64,
+        bytes: u64,
+    },
 }
 
 impl fmt::Display for GenesisError {
@@ -131,6 +140,10 @@ impl fmt::Display for GenesisError {
             }
             Self::VocabularyTooLarge { vocab } => write!(f, "{vocab} tokens do not fit in 16 bits"),
             Self::Phases => f.write_str("the table of phases is not in order"),
+            Self::FirstState { step, stages, bytes } => write!(
+                f,
+                "the first state has step {step}, {stages} stages and {bytes} bytes, which is not the beginning of this model"
+            ),
         }
     }
 }
@@ -158,6 +171,13 @@ impl Genesis {
         }
         if self.model.vocab > 1 << 16 {
             return Err(GenesisError::VocabularyTooLarge { vocab: self.model.vocab });
+        }
+        if let Some(Snapshot { step, layers, bytes, .. }) = &self.first {
+            let stages = u64::try_from(layers.len()).unwrap_or(u64::MAX);
+            let whole = self.model.state_bytes() == *bytes && u64::from(self.model.layers).saturating_add(1) == stages;
+            if *step != Step(0) || !whole {
+                return Err(GenesisError::FirstState { step: *step, stages, bytes: *bytes });
+            }
         }
         let found = manifest.root();
         if found != self.manifest {

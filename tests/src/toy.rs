@@ -36,6 +36,7 @@ pub fn config(mut put: impl FnMut(&[u8]) -> Hash) -> Config {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: vec![node].try_into().expect("one founder"),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

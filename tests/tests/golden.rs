@@ -43,6 +43,7 @@ fn genesis() -> Genesis {
         params: Params::DEFAULT,
         manifest: manifest().root(),
         founders: vec![node()].try_into().unwrap(),
+        first: None,
     }
 }
 
@@ -85,6 +86,7 @@ fn the_wire_keeps_its_bytes() {
         ("envelope of a heartbeat", bytes(&envelope())),
         ("manifest", bytes(&manifest())),
         ("genesis", bytes(&genesis())),
+        ("genesis of weights brought along", bytes(&Genesis { first: Some(snapshot()), ..genesis() })),
         ("params", bytes(&Params::DEFAULT)),
         ("network id", genesis().network().0.as_bytes().to_vec()),
     ];

@@ -92,6 +92,7 @@ fn toy(steps: u64) -> (Config, Disk) {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: Vec::from([node]).try_into().expect("one"),
+        first: None,
     };
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);

@@ -68,6 +68,7 @@ fn toy(disk: &mut Disk, steps: u64) -> Config {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: vec![node].try_into().expect("one"),
+        first: None,
     };
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);

@@ -25,6 +25,7 @@ pub fn config() -> Config {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: vec![node].try_into().unwrap(),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

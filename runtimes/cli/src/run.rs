@@ -112,7 +112,8 @@ pub(crate) fn found(home: &Home, settings: &Settings, display: &mut dyn Display)
         None => entropy().map_err(Failure::new)?,
     };
     let founder = home.keys.node_id();
-    let founding = Founding { model, training, params: settings.params(), seed, source: source(settings), founder };
+    let (params, source) = (settings.params(), source(settings));
+    let founding = Founding { model, training, params, seed, source, founder, first: None };
     let mut unseen = None;
     let mut progress = |done, of| unseen = display.show(&News::Packing { done, of }, None).err();
     let (network, skipped) = home.found(&founding, &mut progress)?;

@@ -6,7 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use neuroshard_proto::codec::{self, Canonical, DecodeError};
-use neuroshard_proto::{Genesis, GenesisError, Hash, Manifest, ModelSpec, NodeId, Params, Preset, Text, TrainSpec};
+use neuroshard_proto::{
+    Genesis, GenesisError, Hash, Manifest, ModelSpec, NodeId, Params, Preset, Snapshot, Text, TrainSpec,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_ms;
@@ -63,6 +65,8 @@ pub struct Founding<'a> {
     pub source: Source<'a>,
     /// The first validator.
     pub founder: NodeId,
+    /// The state at step 0, if its weights were brought along. Its blobs are in the store.
+    pub first: Option<Snapshot>,
 }
 
 /// What the operator asks of a network that exists already. What is `None` may be anything.
@@ -198,6 +202,7 @@ impl Network {
             params: founding.params,
             manifest: manifest.root(),
             founders,
+            first: founding.first.clone(),
         };
         genesis.check(&manifest).map_err(NetworkError::Genesis)?;
         let mut source = founding.source.to_string();

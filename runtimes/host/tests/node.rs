@@ -49,7 +49,8 @@ impl Scene {
             let (model, training) = toy();
             let text = text();
             let (seed, founder) = (Hash::of_blob(b"seed"), home.keys.node_id());
-            let founding = Founding { model, training, params: Params::DEFAULT, seed, source: source(&text), founder };
+            let (params, source) = (Params::DEFAULT, source(&text));
+            let founding = Founding { model, training, params, seed, source, founder, first: None };
             home.found(&founding, &mut |_, _| {}).unwrap().0
         });
         Self { home, network }

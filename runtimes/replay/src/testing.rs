@@ -28,6 +28,7 @@ pub(crate) fn config() -> Config {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: List::try_from(vec![node]).unwrap(),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }
