@@ -141,7 +141,8 @@ fn old_snapshots_are_collected_and_what_is_named_stays() {
     let scene = Scene::open(dir.path());
     let shards = scene.home.store.bytes_used();
     let core = scene.core(|operator| {
-        operator.steps = Some(8);
+        // Enough of them that the disk has time for three snapshots, however slow it is.
+        operator.steps = Some(150);
         operator.snapshot_every_steps = 1;
         operator.snapshot_share = neuroshard_proto::Ratio::ONE;
     });
