@@ -41,6 +41,7 @@ fn config() -> Config {
         manifest: manifest.root(),
         founders: vec![Founder::alone(node)].try_into().expect("one"),
         allocations: Default::default(),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

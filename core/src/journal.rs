@@ -13,8 +13,8 @@ use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::agreement::Ballot;
-use crate::ledger::sync::Chunk;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
+use crate::ledger::sync::Chunk;
 
 /// Most snapshots a node keeps.
 pub const SNAPSHOTS_MAX: u32 = 3;

@@ -65,7 +65,7 @@
 //! # let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 1, shards };
 //! # let node = NodeId::from_bytes([1; 32]);
 //! # let genesis = Genesis { created_unix_ms: 0, seed: Hash::default(), model, training, params: Params::DEFAULT,
-//! #     manifest: manifest.root(), founders: vec![Founder::alone(node)].try_into()?, allocations: Default::default() };
+//! #     manifest: manifest.root(), founders: vec![Founder::alone(node)].try_into()?, allocations: Default::default(), first: None };
 //! # let mut operator = neuroshard_core::Operator::new(1 << 30, 1 << 30);
 //! # operator.steps = Some(3);
 //! # let config = Config { genesis, manifest, node, operator };
@@ -127,8 +127,8 @@ pub mod tokenizer;
 
 pub use config::{Config, Operator};
 pub use io::{
-    Command, DROP_WORDS_MAX, DropReason, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output, PeerFault, RECORD_BYTES_MAX,
-    Recovery, TimerKind, Topic,
+    Command, DROP_WORDS_MAX, DropReason, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output,
+    PeerFault, RECORD_BYTES_MAX, Recovery, TimerKind, Topic,
 };
 pub use journal::{JournalFact, Progress, Record, SNAPSHOTS_MAX, SavedState};
 pub use neuroshard_proto as proto;

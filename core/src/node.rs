@@ -466,6 +466,11 @@ fn read_journal<R: AsRef<[u8]>>(
             | JournalFact::Chunk { .. }) => past.take(record.seq, fact).map_err(contradiction)?,
         }
     }
+    if states.is_empty() {
+        // Weights that the founder brought along are a state that every journal of this network begins with.
+        let first = config.genesis.first.clone();
+        states.extend(first.map(|snapshot| SavedState { snapshot, progress: Progress::default() }));
+    }
     past.check().map_err(contradiction)?;
     let stages = config.genesis.model.all_layers().iter().count();
     match states.iter().find(|state| state.snapshot.layers.len() != stages) {

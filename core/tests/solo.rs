@@ -13,12 +13,15 @@
 
 mod scenario;
 
-use neuroshard_core::proto::codec;
-use neuroshard_core::proto::{BatchOutcome, Commitment, Fault, Hash, Job, Mode, Snapshot, Step, Time, VoidReason};
-use neuroshard_core::{
-    Command, Event, Input, JobKind, JournalFact, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Record, Recovery, RestoreError, TimerKind,
+use neuroshard_core::proto::{
+    BatchOutcome, Commitment, Fault, GenesisError, Hash, Job, LayerBlobs, Mode, Ratio, Snapshot, Step, Time,
+    VoidReason, codec,
 };
-use scenario::{World, config};
+use neuroshard_core::{
+    Command, Event, Input, JobKind, JournalFact, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Record, Recovery,
+    RestoreError, TimerKind,
+};
+use scenario::{Disk, World, config};
 
 #[test]
 fn a_lonely_node_measures_itself_chooses_solo_and_trains() {
@@ -119,6 +122,56 @@ fn a_node_that_comes_back_asks_for_the_very_batches_it_would_have_asked_for() {
         let done = usize::try_from(stopped_at.0).unwrap();
         let rest = second.batches();
         assert_eq!(rest[..40 - done], whole.batches()[done..40], "stopped after {answers} answers");
+    }
+}
+
+#[test]
+fn weights_that_were_brought_along_are_the_first_state() {
+    let (mut config, mut disk) = (config(), Disk::default());
+    let stages = u64::from(config.genesis.model.layers) + 1;
+    let blob = |stage| Hash::of_blob(format!("brought along {stage}").as_bytes());
+    let layers: Vec<_> =
+        (0..stages).map(|stage| LayerBlobs { weights: blob(stage), moments: blob(stage + stages) }).collect();
+    let (root, bytes) = (Hash::of_blob(b"their root"), config.genesis.model.state_bytes());
+    let first = Snapshot { step: Step(0), root, layers: layers.try_into().unwrap(), bytes };
+    let seeded = config.genesis.network();
+    config.genesis.first = Some(first.clone());
+    assert_ne!(config.genesis.network(), seeded, "the weights are part of the network's identity");
+    config.operator.snapshot_every_steps = 10;
+    config.operator.snapshot_share = Ratio::from_ppm(1_000_000);
+
+    disk.blobs.extend((0..2 * stages).map(blob));
+    let mut world = World::restart(config, disk, Time::ZERO);
+    assert_eq!(world.core.pinned().len() as u64, 2 * stages);
+    world.train_to(1);
+    assert!(matches!(world.asked.get(1), Some(Job::Load { snapshot, .. }) if *snapshot == first), "{:?}", world.asked);
+    assert!(!world.asked.iter().any(|job| matches!(job, Job::Init { .. })));
+    // It is kept until two newer ones stand.
+    world.train_to(15);
+    assert_eq!(world.core.saved_states()[0].snapshot, first);
+    world.train_to(25);
+    assert!(!world.disk.blobs.contains(&blob(0)));
+}
+
+#[test]
+fn a_first_state_that_is_not_of_this_model_is_refused() {
+    let layers = vec![LayerBlobs { weights: Hash::default(), moments: Hash::default() }; 5];
+    let bytes = config().genesis.model.state_bytes();
+    let good = Snapshot { step: Step(0), root: Hash::default(), layers: layers.try_into().unwrap(), bytes };
+    let restore = |first| {
+        let mut config = config();
+        config.genesis.first = Some(first);
+        neuroshard_core::Core::restore(config, Hash::default(), [] as [&[u8]; 0]).map(|_| ())
+    };
+    assert_eq!(restore(good.clone()), Ok(()));
+    let few = good.layers[..4].to_vec().try_into().unwrap();
+    for wrong in [
+        Snapshot { step: Step(1), ..good.clone() },
+        Snapshot { bytes: bytes - 12, ..good.clone() },
+        Snapshot { layers: few, ..good.clone() },
+    ] {
+        let refused = restore(wrong).unwrap_err();
+        assert!(matches!(refused, RestoreError::Genesis(GenesisError::FirstState { .. })), "{refused}");
     }
 }
 

@@ -67,6 +67,7 @@ pub(crate) fn config(first: u8, second: u8) -> Config {
         manifest: manifest.root(),
         founders,
         allocations: List::default(),
+        first: None,
     };
     let snapshot_bytes = model.parameters() * 12;
     let memory = if first >> 6 & 1 == 1 { 1000 } else { 1 << 30 };

@@ -7,8 +7,8 @@ use std::io::Cursor;
 use ed25519_dalek::Signer as _;
 use neuroshard_core::{Config, Core, Event, Input, MAX_OUTPUTS, Misuse, Outbox, Output, RestoreError};
 use neuroshard_proto::{
-    BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerBlobs, Mode, RequestId, Signature, Snapshot, Step,
-    Time, codec,
+    BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerBlobs, Mode, RequestId, Signature, Snapshot,
+    Step, Time, codec,
 };
 use neuroshard_replay::{Detail, Header, Reader, Recorder, replay};
 

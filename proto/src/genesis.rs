@@ -10,7 +10,8 @@ use crate::amount::Amount;
 use crate::bounded::List;
 use crate::codec::{self, Canonical};
 use crate::hash::{Domain, Hash};
-use crate::ids::{NetworkId, NodeId, OwnerId};
+use crate::ids::{NetworkId, NodeId, OwnerId, Step};
+use crate::job::Snapshot;
 use crate::model::{ModelError, ModelSpec, TrainSpec};
 use crate::params::Params;
 
@@ -99,7 +100,7 @@ pub struct Allocation {
 pub struct Genesis {
     /// When time 0 was, in milliseconds of Unix time. For people and clocks; no rule reads it.
     pub created_unix_ms: u64,
-    /// Seed of the first weights, and of everything random until there is a beacon.
+    /// Seed of the first weights, unless they were brought along, and of everything random until there is a beacon.
     pub seed: Hash,
     pub model: ModelSpec,
     pub training: TrainSpec,
@@ -110,6 +111,8 @@ pub struct Genesis {
     pub founders: List<Founder, FOUNDERS_MAX>,
     /// Money that exists from the beginning: for tests and devnets. It counts as minted.
     pub allocations: List<Allocation, ALLOCATIONS_MAX>,
+    /// The state at step 0, where the founder brought weights along; otherwise it is made from the seed.
+    pub first: Option<Snapshot>,
 }
 
 impl Canonical for Genesis {}
@@ -150,6 +153,12 @@ pub enum GenesisError {
     },
     /// The allocations come to more money than can be counted.
     TooMuchMoney,
+    /// The first state is not one of step 0 with the model's stages and bytes.
+    FirstState {
+        step: Step,
+        stages: u64,
+        bytes: u64,
+    },
 }
 
 impl fmt::Display for GenesisError {
@@ -175,6 +184,10 @@ impl fmt::Display for GenesisError {
             ),
             Self::Founder { node } => write!(f, "founder {node:.16} has no power, or is named twice"),
             Self::TooMuchMoney => f.write_str("the allocations come to more than 2^63 units of money"),
+            Self::FirstState { step, stages, bytes } => write!(
+                f,
+                "the first state has step {step}, {stages} stages and {bytes} bytes, which is not the beginning of this model"
+            ),
         }
     }
 }
@@ -213,6 +226,13 @@ impl Genesis {
         }
         if self.model.vocab > 1 << 16 {
             return Err(GenesisError::VocabularyTooLarge { vocab: self.model.vocab });
+        }
+        if let Some(Snapshot { step, layers, bytes, .. }) = &self.first {
+            let stages = u64::try_from(layers.len()).unwrap_or(u64::MAX);
+            let whole = self.model.state_bytes() == *bytes && u64::from(self.model.layers).saturating_add(1) == stages;
+            if *step != Step(0) || !whole {
+                return Err(GenesisError::FirstState { step: *step, stages, bytes: *bytes });
+            }
         }
         let found = manifest.root();
         if found != self.manifest {

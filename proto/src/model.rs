@@ -178,6 +178,11 @@ impl ModelSpec {
         self.parameters().saturating_sub(u64::from(self.vocab))
     }
 
+    /// Bytes of a persisted state: weights and two moments, 12 bytes a parameter.
+    pub fn state_bytes(&self) -> u64 {
+        self.parameters().saturating_mul(12)
+    }
+
     /// Bytes to train these layers: weights, gradient and two moments, 16 bytes a parameter (PROTOCOL §2).
     pub fn training_bytes(&self, range: LayerRange) -> u64 {
         let parameters = range.iter().map(|layer| self.layer_parameters(layer)).fold(0, u64::saturating_add);

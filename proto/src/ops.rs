@@ -71,8 +71,6 @@ pub enum Op {
     /// the loss is `log(s) + (m - l_target)` in whole micro-nats, `floor(mul(loss, 10^6) + 1/2)`, at most 2^30;
     /// `dl = bf(z(mul(e, c) - [target]))`: the gradient of the *sum* of the losses.
     CrossEntropy,
-    /// `db_c = db_c + dl[t, c]`, rows ascending.
-    BiasGradient,
     /// `|g| <= 2^50`; `tree(mul(w, w))` with `w = mul(g, token_weight)`, over a tensor's elements in row-major order. A
     /// stage's squared norm adds its tensors' in canonical order, starting from the first; the global one adds the
     /// stages' in order, starting from the first.
@@ -86,7 +84,7 @@ pub enum Op {
 }
 
 impl Op {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 18] = [
         Self::Embed,
         Self::EmbedBackward,
         Self::RmsNorm,
@@ -103,7 +101,6 @@ impl Op {
         Self::Residual,
         Self::Cast,
         Self::CrossEntropy,
-        Self::BiasGradient,
         Self::SumSquares,
         Self::AdamW,
     ];
@@ -127,7 +124,6 @@ impl Op {
             Self::Residual => "residual",
             Self::Cast => "cast",
             Self::CrossEntropy => "cross_entropy",
-            Self::BiasGradient => "bias_gradient",
             Self::SumSquares => "sum_squares",
             Self::AdamW => "adamw",
         }
@@ -311,9 +307,9 @@ pub const HEAD_FORWARD: [Call; 3] = [
     call(O::CrossEntropy, &[S::Logits, S::HeadBias, S::Targets], &[S::Loss, S::GradLogits]),
 ];
 
-/// The head, backward: gradient of the logits to [`Slot::GradInput`].
-pub const HEAD_BACKWARD: [Call; 4] = [
-    call(O::BiasGradient, &[S::GradLogits, S::GradHeadBias], &[S::GradHeadBias]),
+/// The head, backward: gradient of the logits to [`Slot::GradInput`]. The bias is no matter of training: its gradient stays
+/// zero, and so it stays what vocabulary activation made it (PROTOCOL §7).
+pub const HEAD_BACKWARD: [Call; 3] = [
     call(O::MatmulTn, &[S::GradLogits, S::NormedInput, S::GradHeadWeight], &[S::GradHeadWeight]),
     call(O::MatmulNn, &[S::GradLogits, S::HeadWeight], &[S::GradNormedInput]),
     call(

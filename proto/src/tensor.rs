@@ -84,6 +84,12 @@ impl TensorKind {
         }
     }
 
+    /// Whether training changes it. The head's bias belongs to the vocabulary: it is zero until a vocabulary activation
+    /// sets it (PROTOCOL §7), so that until then the model is a Llama without anything beside it (PROTOCOL §13).
+    pub const fn is_trained(self) -> bool {
+        !matches!(self, Self::HeadBias)
+    }
+
     const fn code(self) -> u8 {
         match self {
             Self::Embedding => 0,

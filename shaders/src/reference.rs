@@ -43,7 +43,6 @@ pub fn apply<const CONTRACT: bool>(call: &Call, shape: &Shape, values: &mut Valu
         }
         Op::Cast => vec![Value::Float(floats(call, values, 0).iter().map(|x| range.bf(*x)).collect())],
         Op::CrossEntropy => cross_entropy(call, shape, values, &mut range),
-        Op::BiasGradient => bias_gradient(call, shape, values),
         Op::SumSquares | Op::AdamW => panic!("the optimizer's operations stand in no program"),
     };
     assert_eq!(outputs.len(), call.writes.len(), "{:?} makes what it writes", call.op);
@@ -301,14 +300,6 @@ fn cross_entropy(call: &Call, shape: &Shape, values: &Values, range: &mut Range)
         losses.push(micro(log(s) + (m - l[target])));
     }
     vec![Value::Int(losses), Value::Float(dlogits)]
-}
-
-fn bias_gradient(call: &Call, shape: &Shape, values: &Values) -> Vec<Value> {
-    let (dl, mut db) = (floats(call, values, 0), floats(call, values, 1).to_vec());
-    for row in dl.chunks_exact(shape.dim(Dim::Vocab)) {
-        db.iter_mut().zip(row).for_each(|(db, dl)| *db += dl);
-    }
-    vec![Value::Float(db)]
 }
 
 /// The squared norm of a tensor's gradient ([`Op::SumSquares`]); `None` if a value is out of range.

@@ -21,6 +21,23 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;
 @group(0) @binding(8) var<storage, read_write> dgain: array<f32>;
 
+// A workgroup holds 32 columns of the gain: its 256 threads make the terms of 64 rows at a time, and one thread a column
+// adds them in order.
+const COLUMNS: u32 = 32u;
+const ROWS_AT_ONCE: u32 = 64u;
+const ROW_LANES: u32 = 8u;
+
+var<workgroup> terms: array<f32, 2048>;
+
+// `sum` and the first `count` terms of this thread's column.
+fn add_terms(sum: f32, column: u32, count: u32) -> f32 {
+    var total = sum;
+    for (var i = 0u; i < count; i++) {
+        total = q(total + terms[i * COLUMNS + column]);
+    }
+    return total;
+}
+
 fn term(row: u32, column: u32, r: f32) -> f32 {
     if column >= params.width {
         return 0.0;

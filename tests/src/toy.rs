@@ -43,6 +43,7 @@ pub fn config(mut put: impl FnMut(&[u8]) -> Hash) -> Config {
         manifest: manifest.root(),
         founders: vec![Founder::alone(node)].try_into().expect("one founder"),
         allocations: Default::default(),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

@@ -44,6 +44,7 @@ fn genesis() -> Genesis {
         manifest: manifest().root(),
         founders: vec![Founder::alone(node())].try_into().unwrap(),
         allocations: Default::default(),
+        first: None,
     }
 }
 
@@ -86,6 +87,7 @@ fn the_wire_keeps_its_bytes() {
         ("envelope of a heartbeat", bytes(&envelope())),
         ("manifest", bytes(&manifest())),
         ("genesis", bytes(&genesis())),
+        ("genesis of weights brought along", bytes(&Genesis { first: Some(snapshot()), ..genesis() })),
         ("params", bytes(&Params::DEFAULT)),
         ("network id", genesis().network().0.as_bytes().to_vec()),
     ];

@@ -106,6 +106,7 @@ fn toy(steps: u64) -> (Config, Disk) {
         manifest: manifest.root(),
         founders: Vec::from([Founder::alone(node)]).try_into().expect("one"),
         allocations: Default::default(),
+        first: None,
     };
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);

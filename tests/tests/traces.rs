@@ -69,6 +69,7 @@ fn toy(disk: &mut Disk, steps: u64) -> Config {
         manifest: manifest.root(),
         founders: vec![Founder::alone(node)].try_into().expect("one"),
         allocations: Default::default(),
+        first: None,
     };
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);

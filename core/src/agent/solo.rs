@@ -594,5 +594,5 @@ pub(crate) fn snapshots_kept(config: &Config) -> usize {
 
 /// Bytes of a snapshot: weights and two moments.
 pub(crate) fn snapshot_bytes(config: &Config) -> u64 {
-    config.genesis.model.parameters().saturating_mul(12)
+    config.genesis.model.state_bytes()
 }

@@ -89,9 +89,11 @@ impl Ballots {
     pub(super) fn of(&self, node: &NodeId) -> impl Iterator<Item = SignedVote> {
         let Self { height, view, .. } = *self;
         let signed = |statement, signature| SignedVote { vote: Vote { validator: *node, statement }, signature };
-        let notarize = self.notarize.get(node).map(|(block, by)| signed(Statement::Notarize { height, view, block }, by));
+        let notarize =
+            self.notarize.get(node).map(|(block, by)| signed(Statement::Notarize { height, view, block }, by));
         let nullify = self.nullify.get(node).map(|(lock, by)| signed(Statement::Nullify { height, view, lock }, by));
-        let finalize = self.finalize.get(node).map(|(block, by)| signed(Statement::Finalize { height, view, block }, by));
+        let finalize =
+            self.finalize.get(node).map(|(block, by)| signed(Statement::Finalize { height, view, block }, by));
         [notarize, nullify, finalize].into_iter().flatten()
     }
 
@@ -132,7 +134,9 @@ impl Ballots {
             Subject::Finalized { .. } => self.finalize.votes.iter().map(finalize).collect(),
             Subject::Nullified { .. } => {
                 let counted = self.nullify.votes.iter().filter(|(_, (lock, _))| counts(lock));
-                counted.map(|(node, (lock, by))| signed(node, Statement::Nullify { height, view, lock: *lock }, by)).collect()
+                counted
+                    .map(|(node, (lock, by))| signed(node, Statement::Nullify { height, view, lock: *lock }, by))
+                    .collect()
             }
         };
         Certificate::gather(subject, votes)

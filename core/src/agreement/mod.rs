@@ -132,12 +132,7 @@ pub enum Output {
 pub trait Agreement: Sized {
     /// Begins a height, or takes it up again after a crash with the ballots that are durable, in the order they were cast.
     /// Who has no seat follows without a vote.
-    fn start<'a>(
-        height: u64,
-        seats: Arc<Seats>,
-        node: NodeId,
-        ballots: impl IntoIterator<Item = &'a Ballot>,
-    ) -> Self;
+    fn start<'a>(height: u64, seats: Arc<Seats>, node: NodeId, ballots: impl IntoIterator<Item = &'a Ballot>) -> Self;
 
     /// Takes one input; what it asks for is added to `out`.
     fn on(&mut self, now: Time, input: Input<'_>, out: &mut Vec<Output>);

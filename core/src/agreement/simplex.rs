@@ -83,12 +83,7 @@ fn timeout_ms(view: u64) -> u64 {
 }
 
 impl Agreement for Simplex {
-    fn start<'a>(
-        height: u64,
-        seats: Arc<Seats>,
-        node: NodeId,
-        ballots: impl IntoIterator<Item = &'a Ballot>,
-    ) -> Self {
+    fn start<'a>(height: u64, seats: Arc<Seats>, node: NodeId, ballots: impl IntoIterator<Item = &'a Ballot>) -> Self {
         let mut simplex = Self {
             node,
             height,
@@ -254,7 +249,8 @@ impl Simplex {
                 Some(_) if mutant("locks may be left behind") => true,
                 Some(Lock { view, block }) => {
                     let subject = Subject::Notarized { height, view, block };
-                    let shown = offer.lock.is_some_and(|one| one.subject == subject && one.check_weight(&self.seats).is_ok());
+                    let shown =
+                        offer.lock.is_some_and(|one| one.subject == subject && one.check_weight(&self.seats).is_ok());
                     shown && offer.block == block
                 }
                 None => offer.lock.is_none(),

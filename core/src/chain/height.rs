@@ -64,9 +64,10 @@ impl Chain {
             return self.conclude(cx, proposal.block.clone(), certificate);
         }
         // A leader that is free makes the block itself; one that is not proposes what another made.
-        let bound = proposal.entry.as_ref().is_some_and(|entry| {
-            matches!(entry.subject, Subject::Notarized { .. }) || entry.newest_lock().is_some()
-        });
+        let bound = proposal
+            .entry
+            .as_ref()
+            .is_some_and(|entry| matches!(entry.subject, Subject::Notarized { .. }) || entry.newest_lock().is_some());
         let led = self.ledger.seats().leader(self.simplex.height(), proposal.view) == Some(proposal.leader);
         if !led || (!bound && proposal.block.header.proposer != proposal.leader) {
             let reject = PeerFault::Leader { node: proposal.leader, view: proposal.view };
@@ -196,7 +197,8 @@ impl Chain {
                 // Who signed has the block; who has not decided yet does so by the certificate, and can be asked.
                 let me = cx.config.node;
                 let signers = certificate.endorsements.iter().map(|one| one.validator);
-                if let Some(signer) = signers.filter(|signer| *signer != me).min_by_key(|signer| distance(signer, &me)) {
+                if let Some(signer) = signers.filter(|signer| *signer != me).min_by_key(|signer| distance(signer, &me))
+                {
                     self.behind.heard(signer, self.simplex.height());
                 }
                 self.show(cx, certificate.clone());

@@ -68,12 +68,7 @@ fn refused(refusal: &Refusal) -> DropReason {
 
 impl Mempool {
     /// Takes in a transaction whose signature holds; false if it waits already.
-    pub(crate) fn add(
-        &mut self,
-        signed: SignedTransaction,
-        ledger: &Ledger,
-        now: Time,
-    ) -> Result<bool, DropReason> {
+    pub(crate) fn add(&mut self, signed: SignedTransaction, ledger: &Ledger, now: Time) -> Result<bool, DropReason> {
         let name = signed.transaction.digest(ledger.network());
         let place = place(&signed, name);
         if self.waiting.contains_key(&place) {

@@ -1,8 +1,8 @@
 //! A node loses its power between any two outputs, and comes back.
 
+use neuroshard_core::proto::codec;
 use neuroshard_core::proto::{Hash, Time};
 use neuroshard_core::{Core, Input, JournalFact, Record};
-use neuroshard_core::proto::codec;
 
 use crate::world::{Node, World, transfer};
 

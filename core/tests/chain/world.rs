@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::chain::{Action, Author, PublicKey, SignedTransaction, Statement, Transaction, Vote};
 use neuroshard_core::proto::{
-    Allocation, Amount, Commitment, Founder, Genesis, Hash, Job, JournalSeq, Manifest, NodeId,
-    OwnerId, Params, Preset, RequestId, Shard, Signature, Stream, Time, Verified, codec,
+    Allocation, Amount, Commitment, Founder, Genesis, Hash, Job, JournalSeq, Manifest, NodeId, OwnerId, Params, Preset,
+    RequestId, Shard, Signature, Stream, Time, Verified, codec,
 };
 use neuroshard_core::{
     Command, Config, Core, Event, Input, JournalFact, MAX_OUTPUTS, Operator, Outbox, Output, Record,

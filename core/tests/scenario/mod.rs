@@ -27,6 +27,7 @@ pub fn config() -> Config {
         manifest: manifest.root(),
         founders: vec![Founder::alone(node)].try_into().unwrap(),
         allocations: Default::default(),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

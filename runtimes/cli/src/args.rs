@@ -112,6 +112,31 @@ pub(crate) enum Command {
     /// Work with the secret keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Continue a text with the weights saved last; a node may be training them meanwhile
+    Generate(GenerateFlags),
+    /// Write the weights saved last as a Llama checkpoint that `transformers` loads
+    Export {
+        /// A new or empty directory
+        dir: PathBuf,
+        /// Replace an earlier export
+        #[arg(long)]
+        force: bool,
+    },
+    /// Found a network that begins with the weights of a checkpoint
+    Import(ImportFlags),
+    /// Write the logits of given tokens under a checkpoint, for the program that compares them with another's
+    #[command(hide = true)]
+    Logits {
+        /// A directory that `export` wrote
+        dir: PathBuf,
+        /// Tokens as 16-bit little-endian numbers
+        tokens: PathBuf,
+        /// A new file: singles, little-endian, a row for each token
+        out: PathBuf,
+        /// Tokens after which the context is forgotten [default: those of a training sequence]
+        #[arg(long, value_name = "N")]
+        sequence: Option<u32>,
+    },
     /// Run a recorded trace again, without clock, network or device, and compare every step
     Replay {
         /// A file that `--record` wrote
@@ -164,6 +189,43 @@ pub(crate) enum TraceCommand {
         #[arg(long, value_name = "N", default_value_t = 10_000)]
         attempts: u32,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GenerateFlags {
+    /// The text to go on from; `-` reads it from standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: String,
+    /// Stop after so many tokens, if the model does not end the document before
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_tokens: u64,
+    /// 0 takes the likeliest token, 1 draws as the model says, more is wilder
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    pub(crate) temperature: f32,
+    /// Draw among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
+    pub(crate) top_p: f32,
+    /// Any text; with equal seeds the same weights write the same [default: random]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) seed: Option<Seed>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImportFlags {
+    /// A directory with config.json, model.safetensors and tokenizer.json
+    pub(crate) dir: PathBuf,
+    /// Text to train on from now: files and folders, `book` or `synthetic` [default: book]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) data: Option<Vec<PathBuf>>,
+    /// Whose recipe to train by [default: the checkpoint's own, or that of the preset most like it]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<PresetName>,
+    /// Any text; decides in which order the data is read [default: random]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) seed: Option<Seed>,
+    /// Disk that data and snapshots may use together [default: 16GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Size>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -228,6 +290,19 @@ impl RunFlags {
             record: self.record.clone(),
             record_inputs_only: self.record_inputs_only.then_some(true),
             api_port: self.api_port,
+            ..Settings::default()
+        }
+    }
+}
+
+impl ImportFlags {
+    /// The flags as settings.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            data: self.data.clone(),
+            preset: self.preset,
+            seed: self.seed.clone(),
+            disk: self.disk,
             ..Settings::default()
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use neuroshard_host::directory::DirectoryError;
+use neuroshard_host::exchange::ExchangeError;
 use neuroshard_host::home::HomeError;
 use neuroshard_host::node::NodeError;
 
@@ -54,6 +55,15 @@ impl From<HomeError> for Failure {
             _ => Code::Failed,
         };
         Self { code, message: error.to_string() }
+    }
+}
+
+impl From<ExchangeError> for Failure {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Home(error) => error.into(),
+            other => Self::new(other),
+        }
     }
 }
 

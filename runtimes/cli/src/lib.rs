@@ -60,6 +60,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Doctor(flags)) => {
             Settings { adapter: flags.adapter.clone(), threads: flags.threads.map(usize::from), ..cli.run.settings() }
         }
+        Some(Command::Import(flags)) => flags.settings().or(cli.run.settings()),
         Some(_) => cli.run.settings(),
     };
     if !matches!(cli.command, None | Some(Command::Run(_))) && cli.run.settings() != Settings::default() {
@@ -77,6 +78,10 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         }
         Some(Command::Keys(KeysCommand::Backup { file })) => commands::keys::backup(&settings, file),
         Some(Command::Keys(KeysCommand::Restore { file })) => commands::keys::restore(&settings, file),
+        Some(Command::Generate(flags)) => commands::generate::generate(&settings, flags),
+        Some(Command::Export { dir, force }) => commands::exchange::export(&settings, dir, *force),
+        Some(Command::Import(flags)) => commands::exchange::import(&settings, &flags.dir),
+        Some(Command::Logits { dir, tokens, out, sequence }) => commands::logits::logits(dir, tokens, out, *sequence),
         Some(Command::Replay { file }) => commands::trace::replay(&settings, file),
         Some(Command::Trace(command)) => commands::trace::trace(&settings, command),
     }

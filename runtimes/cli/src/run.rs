@@ -10,11 +10,12 @@ use neuroshard_host::api::Api;
 use neuroshard_host::clock::Clock;
 use neuroshard_host::home::Home;
 use neuroshard_host::keys::entropy;
-use neuroshard_host::peers::NobodyElse;
 use neuroshard_host::network::{Expected, Founding, Network, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
+use neuroshard_host::peers::NobodyElse;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
+use neuroshard_proto::Hash;
 use neuroshard_replay::Detail;
 
 use crate::args::version;
@@ -98,7 +99,7 @@ pub(crate) fn expected(settings: &Settings) -> Expected {
 }
 
 /// Where the data of a new network comes from.
-fn source(settings: &Settings) -> Source<'static> {
+pub(crate) fn source(settings: &Settings) -> Source<'static> {
     let Some(paths) = &settings.data else { return Source::Book(book()) };
     match &paths[..] {
         [one] if one.as_os_str() == "book" => Source::Book(book()),
@@ -107,15 +108,18 @@ fn source(settings: &Settings) -> Source<'static> {
     }
 }
 
+/// The seed that was asked for, or one that nobody knows yet.
+pub(crate) fn seed(settings: &Settings) -> Result<Hash, Failure> {
+    settings.seed.as_ref().map_or_else(|| entropy().map_err(Failure::new), |seed| Ok(seed.hash()))
+}
+
 /// Founds a network as the settings want it.
 pub(crate) fn found(home: &Home, settings: &Settings, display: &mut dyn Display) -> Result<Network, Failure> {
     let (model, training) = settings.specs();
-    let seed = match &settings.seed {
-        Some(seed) => seed.hash(),
-        None => entropy().map_err(Failure::new)?,
-    };
+    let seed = seed(settings)?;
     let founder = home.founder();
-    let founding = Founding { model, training, params: settings.params(), seed, source: source(settings), founder };
+    let (params, source) = (settings.params(), source(settings));
+    let founding = Founding { model, training, params, seed, source, founder, first: None };
     let mut unseen = None;
     let mut progress = |done, of| unseen = display.show(&News::Packing { done, of }, None).err();
     let (network, skipped) = home.found(&founding, &mut progress)?;

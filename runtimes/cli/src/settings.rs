@@ -262,6 +262,14 @@ impl Settings {
         (model, training)
     }
 
+    /// The recipe for weights that are brought along: the preset's that was asked for, otherwise `own`, with the changes of the
+    /// configuration file.
+    pub fn recipe(&self, own: TrainSpec) -> TrainSpec {
+        let mut training = self.preset.map_or(own, |name| name.0.specs().1);
+        self.training.apply(&mut training);
+        training
+    }
+
     /// The model that was asked for by name or number, if any was.
     pub fn wanted_specs(&self) -> Option<(ModelSpec, TrainSpec)> {
         let said = self.preset.is_some() || !self.model.is_nothing() || !self.training.is_nothing();

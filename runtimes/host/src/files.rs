@@ -62,20 +62,28 @@ pub(crate) const TEMPORARY: &str = ".tmp";
 /// Writes a file so that a crash leaves either nothing, what was there before, or all of `bytes`: a temporary file is
 /// written and made durable, takes the name in one step, and the directory is made durable.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileError> {
-    let directory = parent(path);
+    stream_durably(path, access, |file| file.write_all(bytes).map_err(FileError::new("write", path)))
+}
+
+/// As [`write_durably`], with bytes that come little by little. An error of `write` leaves the file as it was.
+pub(crate) fn stream_durably<E: From<FileError>>(
+    path: &Path,
+    access: Access,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = with_ending(path);
-    let write = || -> io::Result<()> {
-        let mut file = create(&temporary, access)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    if let Err(source) = write() {
+    let written =
+        create(&temporary, access).map_err(FileError::new("write", path)).map_err(E::from).and_then(|mut file| {
+            write(&mut file)?;
+            Ok(file.sync_all().map_err(FileError::new("write", path))?)
+        });
+    if let Err(error) = written {
         // What was written is of no use; a start cleans up if this fails too.
         let _ = fs::remove_file(&temporary);
-        return Err(FileError::new("write", path)(source));
+        return Err(error);
     }
     fs::rename(&temporary, path).map_err(FileError::new("write", path))?;
-    sync_directory(directory)
+    Ok(sync_directory(parent(path))?)
 }
 
 /// Makes the names in a directory durable.
@@ -140,6 +148,20 @@ mod tests {
         write_durably(&path, b"a longer first text", Access::Default).unwrap();
         write_durably(&path, b"second", Access::Default).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_write_that_fails_half_way_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("value");
+        write_durably(&path, b"first", Access::Default).unwrap();
+        let failed: Result<(), FileError> = stream_durably(&path, Access::Default, |file| {
+            file.write_all(b"half of the sec").unwrap();
+            Err(FileError::new("read", Path::new("the other half"))(io::Error::other("gone")))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "cannot read the other half: gone");
+        assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use neuroshard_proto::codec::{self, Canonical, DecodeError};
 use neuroshard_proto::{
-    Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params, Preset, Text, TrainSpec,
+    Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params, Preset, Snapshot, Text, TrainSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,8 @@ pub struct Founding<'a> {
     pub source: Source<'a>,
     /// The first validator.
     pub founder: Founder,
+    /// The state at step 0, if its weights were brought along. Its blobs are in the store.
+    pub first: Option<Snapshot>,
 }
 
 /// What the operator asks of a network that exists already. What is `None` may be anything.
@@ -201,6 +203,7 @@ impl Network {
             manifest: manifest.root(),
             founders,
             allocations: List::default(),
+            first: founding.first.clone(),
         };
         genesis.check(&manifest).map_err(NetworkError::Genesis)?;
         let mut source = founding.source.to_string();

@@ -10,8 +10,8 @@ use neuroshard_host::clock::Clock;
 use neuroshard_host::data::Embedded;
 use neuroshard_host::home::{Home, HomeError, Visit};
 use neuroshard_host::network::{Expected, Founding, Network, NetworkError, Source};
-use neuroshard_host::peers::NobodyElse;
 use neuroshard_host::node::{Cause, Ended, Handle, Node, Report, Setup, Tap};
+use neuroshard_host::peers::NobodyElse;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
 use neuroshard_host::worker::EngineFactory;
@@ -50,7 +50,8 @@ impl Scene {
             let (model, training) = toy();
             let text = text();
             let (seed, founder) = (Hash::of_blob(b"seed"), home.founder());
-            let founding = Founding { model, training, params: Params::DEFAULT, seed, source: source(&text), founder };
+            let (params, source) = (Params::DEFAULT, source(&text));
+            let founding = Founding { model, training, params, seed, source, founder, first: None };
             home.found(&founding, &mut |_, _| {}).unwrap().0
         });
         Self { home, network }
@@ -143,7 +144,8 @@ fn old_snapshots_are_collected_and_what_is_named_stays() {
     let scene = Scene::open(dir.path());
     let shards = scene.home.store.bytes_used();
     let core = scene.core(|operator| {
-        operator.steps = Some(8);
+        // Enough of them that the disk has time for three snapshots, however slow it is.
+        operator.steps = Some(150);
         operator.snapshot_every_steps = 1;
         operator.snapshot_share = neuroshard_proto::Ratio::ONE;
     });

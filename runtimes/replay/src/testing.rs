@@ -30,6 +30,7 @@ pub(crate) fn config() -> Config {
         manifest: manifest.root(),
         founders: List::try_from(vec![Founder::alone(node)]).unwrap(),
         allocations: Default::default(),
+        first: None,
     };
     Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
 }

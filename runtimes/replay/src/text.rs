@@ -207,10 +207,14 @@ fn write_reject(f: &mut fmt::Formatter<'_>, reject: &PeerFault) -> fmt::Result {
         PeerFault::OwnName => f.write_str(" refused a peer with this node's own name"),
         PeerFault::Clock { node, theirs } => write!(f, " refused {node:.8}: its clock says {theirs}"),
         PeerFault::TooManyPeers { node } => write!(f, " refused {node:.8}: too many peers"),
-        PeerFault::Leader { node, view } => write!(f, " refused {node:.8}: no leader of view {view}, or of another's block"),
+        PeerFault::Leader { node, view } => {
+            write!(f, " refused {node:.8}: no leader of view {view}, or of another's block")
+        }
         PeerFault::BlockTime { node, theirs } => write!(f, " refused a block of {node:.8}: it is of {theirs}"),
         PeerFault::Block { node, height } => write!(f, " refused a block of {node:.8} at height {height}: invalid"),
-        PeerFault::Undecided { node, height } => write!(f, " refused {node:.8}: block at height {height} is not decided"),
+        PeerFault::Undecided { node, height } => {
+            write!(f, " refused {node:.8}: block at height {height} is not decided")
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use neuroshard_host::runtime::Runtime;
 
 // Simulated signatures can be made by anybody: a program that people run must not know them.
-const _: () = assert!(neuroshard_host::keys::REAL_SIGNATURES, "a node needs real signatures: build without sim-signatures");
+const _: () =
+    assert!(neuroshard_host::keys::REAL_SIGNATURES, "a node needs real signatures: build without sim-signatures");
 
 /// smol's global executor: one background thread, which is plenty for sockets and timers; computing and the disk have
 /// threads of their own.

@@ -28,7 +28,7 @@ pub(crate) fn backward(crew: &Crew, cx: Cx<'_>, stages: &mut [Stage], inputs: &[
     if let Some(stage) = stages.last_mut() {
         let matrices = [(Slot::HeadWeight, &head.grad_logits, &head.normed)];
         let sums = [(Slot::FinalGain, &grads.terms[0][..])];
-        gather(crew, cx, stage, &matrices, &sums, Some(&head.grad_logits), tokens);
+        gather(crew, cx, stage, &matrices, &sums, tokens);
     }
     for (stage, kept) in stages.iter_mut().zip(layers).rev() {
         leave(crew, cx, stage, kept, grads, tokens);
@@ -41,7 +41,7 @@ pub(crate) fn backward(crew: &Crew, cx: Cx<'_>, stages: &mut [Stage], inputs: &[
             (Slot::OutputWeight, &grads.middle, &grads.attended_panels),
         ];
         let sums = [(GAINS[0], &grads.terms[0][..]), (GAINS[1], &grads.terms[1][..])];
-        gather(crew, cx, stage, &matrices, &sums, None, tokens);
+        gather(crew, cx, stage, &matrices, &sums, tokens);
     }
     let place = stages[0].place(Slot::EmbeddingWeight);
     embed_backward(crew, cx, &grads.stream, inputs, &mut stages[0].gradient[place]);
@@ -275,8 +275,6 @@ pub(crate) enum Sum<'a> {
     Product { left: Left<'a>, right: Right<'a>, depth: Depth, out: Tile<'a, f32> },
     /// Part of a norm's gain: from a column on.
     Rows { terms: &'a [f32], first: usize, out: &'a mut [f32] },
-    /// `bias_gradient`: sixteen columns.
-    Bias { panels: &'a [u32], block: usize, out: &'a mut [f32] },
 }
 
 impl Sum<'_> {
@@ -291,14 +289,13 @@ impl Sum<'_> {
 /// A weight's slot, and the two operands of its gradient.
 type Factors<'a> = (Slot, &'a TokenPanels, &'a TokenPanels);
 
-/// Adds to the gradients of a stage's matrices, gains and bias.
+/// Adds to the gradients of a stage's matrices and gains.
 fn gather(
     crew: &Crew,
     cx: Cx<'_>,
     stage: &mut Stage,
     matrices: &[Factors<'_>],
     gains: &[(Slot, &[f32])],
-    bias: Option<&TokenPanels>,
     tokens: usize,
 ) {
     let sizes = matrices.iter().map(|(slot, ..)| (stage.matrix(*slot).rows, stage.matrix(*slot).cols));
@@ -315,14 +312,6 @@ fn gather(
         let parts = gradient.chunks_mut(SUM_COLS).enumerate();
         items.extend(parts.map(|(index, out)| Sum::Rows { terms, first: index * SUM_COLS, out }));
     }
-    if let (Some(panels), Some(gradient)) = (bias, gradients.remove(&Slot::HeadBias)) {
-        let parts = gradient.chunks_mut(LANES).enumerate();
-        items.extend(parts.map(|(index, out)| Sum::Bias {
-            panels: panels.words_from(index),
-            block: panels.block(),
-            out,
-        }));
-    }
     sum_all(crew, cx, items);
 }
 
@@ -336,10 +325,6 @@ pub(crate) fn sum_all(crew: &Crew, cx: Cx<'_>, sums: Vec<Sum<'_>>) {
         Sum::Rows { terms, first, out } => {
             rows::add_rows(cx.isa, terms, cx.sizes.hidden_stride(), first, out);
             scratch.watch.lap(Op::RmsNormBackward);
-        }
-        Sum::Bias { panels, block, out } => {
-            bias_gradient(cx, panels, block, out);
-            scratch.watch.lap(Op::BiasGradient);
         }
     });
 }
@@ -359,14 +344,6 @@ pub(crate) fn product_sums<'a>(
         let right = Right::tokens(right, column * GRADIENT_COLS / LANES);
         items.push(Sum::Product { left, right, depth, out });
     }
-}
-
-/// `bias_gradient` of up to sixteen columns.
-pub(crate) fn bias_gradient(cx: Cx<'_>, panels: &[u32], block: usize, out: &mut [f32]) {
-    let mut sums = [0.0; LANES];
-    sums[..out.len()].copy_from_slice(out);
-    rows::add_panel(cx.isa, panels, block, &mut sums);
-    out.copy_from_slice(&sums[..out.len()]);
 }
 
 /// `embed_backward`: columns of the table on different threads, tokens in order.

@@ -375,21 +375,6 @@ kernel! {
 }
 
 kernel! {
-    /// Adds the tokens of one panel of columns to a row, one after the other; `blocks` start at the panel's first words.
-    pub(crate) fn add_panel(words: &[u32], block: usize, acc: &mut [f32; LANES]) {
-        for panel in words.chunks(block) {
-            for words in panel[..BLOCK_PAIRS * LANES].as_chunks::<LANES>().0 {
-                for (acc, word) in acc.iter_mut().zip(words) {
-                    let [earlier, later] = split(*word);
-                    *acc += earlier;
-                    *acc += later;
-                }
-            }
-        }
-    }
-}
-
-kernel! {
     /// `sum_squares` block by block: the sum of each 256 elements.
     pub(crate) fn block_squares(gradient: &[f32], token_weight: f32, sums: &mut [f32]) -> Magnitude {
         let mut worst = 0;

@@ -9,9 +9,9 @@ use crate::values::{Shape, Value, Values};
 
 use super::attention::{Group, HeadRows};
 use super::attention_backward;
-use super::backward::{bias_gradient, embed_backward, product_sums, sum_all};
+use super::backward::{embed_backward, product_sums, sum_all};
 use super::forward::{attend, embed};
-use super::memory::{BLOCK, Buffer, LANES, Tile, TokenPanels, cuts, padded, pair_stride};
+use super::memory::{BLOCK, Buffer, Tile, TokenPanels, cuts, padded, pair_stride};
 use super::pass::{Crew, Cx, LayerKept, Missing, Scratch, Sizes, group_words};
 use super::rows;
 use super::state::{Matrix, Worst};
@@ -141,7 +141,6 @@ impl Apply<'_> {
                 })
             }
             Op::CrossEntropy => self.cross_entropy(),
-            Op::BiasGradient => self.bias_gradient(),
             Op::SumSquares | Op::AdamW => Err(Fault::bad_job("the optimizer's operations stand in no program")),
         }
     }
@@ -370,15 +369,5 @@ impl Apply<'_> {
             self.cx.worst.see(rows::cross_entropy(self.cx.isa, logits, bias, target, &mut line, loss, out));
         }
         Ok(vec![Value::Int(losses), Value::Float(unpack_rows(&out, vocab))])
-    }
-
-    fn bias_gradient(&self) -> Result<Vec<Value>, Fault> {
-        let vocab = self.cx.sizes.vocab;
-        let panels = self.panels(self.operands.floats(0)?, vocab, Missing::Left)?;
-        let mut out = self.operands.floats(1)?.to_vec();
-        for (index, out) in out.chunks_mut(LANES).enumerate() {
-            bias_gradient(self.cx, panels.words_from(index), panels.block(), out);
-        }
-        Ok(vec![Value::Float(out)])
     }
 }

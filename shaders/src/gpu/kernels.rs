@@ -64,11 +64,10 @@ macro_rules! source {
 /// The arithmetic that stands before every kernel.
 pub const CANON: Source = source!("canon.wgsl");
 const TREE: Source = source!("tree.wgsl");
-const COLUMNS: Source = source!("columns.wgsl");
 const MATMUL: Source = source!("matmul.wgsl");
 const ATTENTION: &[Source] = &[CANON, TREE, MATMUL, source!("attention.wgsl")];
 const ATTENTION_BACKWARD: &[Source] = &[CANON, MATMUL, source!("attention_backward.wgsl")];
-const RMS_NORM_BACKWARD: &[Source] = &[CANON, TREE, COLUMNS, source!("rms_norm_backward.wgsl")];
+const RMS_NORM_BACKWARD: &[Source] = &[CANON, TREE, source!("rms_norm_backward.wgsl")];
 const SUM_SQUARES: &[Source] = &[CANON, TREE, source!("sum_squares.wgsl")];
 
 const FLAGS: (u32, &str) = (1, "flags");
@@ -297,14 +296,6 @@ pub static CROSS_ENTROPY: Kernel = Kernel {
     bindings: &[FLAGS, (2, "logits"), (3, "bias"), (4, "targets"), (5, "losses"), (6, "dlogits")],
 };
 
-pub static BIAS_GRADIENT: Kernel = Kernel {
-    op: Op::BiasGradient,
-    sources: &[CANON, COLUMNS, source!("bias_gradient.wgsl")],
-    entry: "bias_gradient",
-    params: &["rows", "width", "words"],
-    bindings: &[(2, "dl"), (3, "db")],
-};
-
 const SUM_SQUARES_PARAMS: &[&str] = &["count", "width", "stride", "first_row", "first_total"];
 
 pub static SUM_SQUARES_BLOCKS: Kernel = Kernel {
@@ -332,7 +323,7 @@ pub static ADAMW: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 25] = [
+pub static ALL: [&Kernel; 24] = [
     &EMBED,
     &EMBED_BACKWARD,
     &RMS_NORM,
@@ -354,7 +345,6 @@ pub static ALL: [&Kernel; 25] = [
     &RESIDUAL,
     &CAST,
     &CROSS_ENTROPY,
-    &BIAS_GRADIENT,
     &SUM_SQUARES_BLOCKS,
     &SUM_SQUARES_STAGES,
     &ADAMW,

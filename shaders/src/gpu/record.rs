@@ -100,7 +100,6 @@ pub(crate) fn record(
         Op::Residual => residual(rec, [reads(0)?, reads(1)?, writes(0)?]),
         Op::Cast => cast(rec, reads(0)?, writes(0)?, 0),
         Op::CrossEntropy => cross_entropy(rec, [reads(0)?, reads(1)?, reads(2)?, writes(0)?, writes(1)?]),
-        Op::BiasGradient => bias_gradient(rec, [reads(0)?, writes(0)?]),
         Op::SumSquares | Op::AdamW => return Err(Fault::bad_job("the optimizer's operations stand in no program")),
     }
     Ok(())
@@ -330,17 +329,4 @@ fn cross_entropy(rec: &mut Recorder<'_>, [logits, bias, targets, losses, dlogits
     ];
     let extent = Extent::groups(logits.layout.rows);
     rec.dispatch(&kernels::CROSS_ENTROPY, Variant::default(), &params, &buffers, extent);
-}
-
-fn bias_gradient(rec: &mut Recorder<'_>, [dl, db]: [&Tensor; 2]) {
-    let params =
-        [("rows", count(dl.layout.rows)), ("width", count(dl.layout.width)), ("words", count(dl.layout.words()))];
-    let extent = Extent::groups(dl.layout.width.div_ceil(32));
-    rec.dispatch(
-        &kernels::BIAS_GRADIENT,
-        Variant::default(),
-        &params,
-        &[("dl", dl.whole()), ("db", db.whole())],
-        extent,
-    );
 }

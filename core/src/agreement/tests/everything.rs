@@ -46,7 +46,8 @@ enum Act {
 
 impl World {
     fn new(seats: &Arc<Seats>) -> Self {
-        let mut world = Self { honest: (0..HONEST).map(|number| Honest::new(number, seats)).collect(), proposals: vec![] };
+        let mut world =
+            Self { honest: (0..HONEST).map(|number| Honest::new(number, seats)).collect(), proposals: vec![] };
         for number in 0..HONEST {
             let told = world.honest[number].hear(Time::ZERO, Input::Wanted(true));
             world.note(number, told);
@@ -202,9 +203,10 @@ impl World {
     /// What decides about the future: ids, and not who signed.
     fn key(&self) -> Hash {
         let of = |one: &Honest| one.simplex.essence();
-        let proposals = self.proposals.iter().map(|one| {
-            (one.view, one.block, one.entry.as_ref().map(|entry| (entry.subject, entry.newest_lock())))
-        });
+        let proposals = self
+            .proposals
+            .iter()
+            .map(|one| (one.view, one.block, one.entry.as_ref().map(|entry| (entry.subject, entry.newest_lock()))));
         let proposals: BTreeSet<_> = proposals.collect();
         let said: BTreeSet<(usize, Statement)> = self.statements().collect();
         Domain::StatePart.hash(&codec::encode(&(self.honest.iter().map(of).collect::<Vec<_>>(), proposals, said)))

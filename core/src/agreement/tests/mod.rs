@@ -24,7 +24,8 @@ pub(super) fn block(name: &str) -> Hash {
 
 /// `count` validators of equal weight, of whom `leaders` lead the first views.
 pub(super) fn seats(count: usize, leaders: &[usize]) -> Arc<Seats> {
-    let led = |seats: &Seats| (0..).zip(leaders).all(|(view, leader)| seats.leader(HEIGHT, view) == Some(node(*leader)));
+    let led =
+        |seats: &Seats| (0..).zip(leaders).all(|(view, leader)| seats.leader(HEIGHT, view) == Some(node(*leader)));
     let draws = (0_u64..).map(|draw| Hash::of_blob(&draw.to_le_bytes()));
     let weights = |seed| Seats::by_weight((0..count).map(|number| (node(number), 1)), seed).unwrap();
     Arc::new(draws.map(weights).find(led).unwrap())

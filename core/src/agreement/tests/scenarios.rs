@@ -124,10 +124,10 @@ fn a_finalization_decides_whatever_else_happened() {
 #[test]
 fn a_quorum_is_more_than_two_thirds() {
     let mut honest = follower();
-    let two = gather(Subject::Finalized { height: HEIGHT, view: 0, block: block("a") }, &[
-        (0, finalize(0, block("a"))),
-        (1, finalize(0, block("a"))),
-    ]);
+    let two = gather(
+        Subject::Finalized { height: HEIGHT, view: 0, block: block("a") },
+        &[(0, finalize(0, block("a"))), (1, finalize(0, block("a")))],
+    );
     honest.hear(NOW, Input::Certificate(&two));
     for validator in 0..2 {
         honest.hear(NOW, Input::Vote(&vote(validator, finalize(0, block("a")))));
@@ -289,7 +289,9 @@ fn who_contradicts_itself_is_caught_once() {
 fn strangers_and_far_views_cost_nothing() {
     let mut honest = follower();
     let before = honest.simplex.clone();
-    for one in [vote(9, notarize(0, block("a"))), vote(1, notarize(u64::MAX, block("a"))), vote(1, notarize(9, block("a")))] {
+    for one in
+        [vote(9, notarize(0, block("a"))), vote(1, notarize(u64::MAX, block("a"))), vote(1, notarize(9, block("a")))]
+    {
         honest.hear(NOW, Input::Vote(&one));
     }
     let other = Statement::Notarize { height: 2, view: 0, block: block("a") };

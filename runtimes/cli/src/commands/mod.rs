@@ -2,7 +2,10 @@
 
 pub(crate) mod data;
 pub(crate) mod doctor;
+pub(crate) mod exchange;
+pub(crate) mod generate;
 pub(crate) mod keys;
+pub(crate) mod logits;
 pub(crate) mod params;
 pub(crate) mod status;
 pub(crate) mod trace;
