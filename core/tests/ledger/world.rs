@@ -53,6 +53,7 @@ pub(crate) fn genesis(params: Params, founders: &[&str], rich: &[(&str, u64)]) -
         manifest: Hash::default(),
         founders: founders.collect::<Vec<_>>().try_into().expect("few"),
         allocations: allocations.collect::<Vec<_>>().try_into().expect("few"),
+        first: None,
     }
 }
 

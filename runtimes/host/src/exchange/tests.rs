@@ -56,7 +56,7 @@ fn import(from: &Path) -> TempDir {
     let (model, training) = (*checkpoint.model(), checkpoint.training());
     let text = vec![b'x'; 4000];
     let source = Source::Book(Embedded(vec![("x", &text)]));
-    let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.keys.node_id());
+    let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.founder());
     let founding = Founding { model, training, params, seed, source, founder, first };
     home.found(&founding, &mut |_, _| {}).unwrap();
     dir
@@ -116,7 +116,7 @@ fn nothing_is_exported_before_the_first_save_or_over_other_files() {
     let (model, training) = specs();
     let text = vec![b'x'; 4000];
     let source = Source::Book(Embedded(vec![("x", &text)]));
-    let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.keys.node_id());
+    let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.founder());
     let founding = Founding { model, training, params, seed, source, founder, first: None };
     home.found(&founding, &mut |_, _| {}).unwrap();
     drop(home);
