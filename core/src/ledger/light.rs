@@ -19,7 +19,7 @@ use core::fmt;
 
 use neuroshard_proto::chain::{Certificate, CertificateError, Header, Seats, Subject};
 use neuroshard_proto::codec::Canonical;
-use neuroshard_proto::{Genesis, Hash, NetworkId, NodeId, OwnerId, Time};
+use neuroshard_proto::{Genesis, Hash, NetworkId, NodeId, OwnerId, Time, mutant};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -192,7 +192,7 @@ impl LightClient {
         }
         let weights = certificate.endorsements.iter().map(|one| self.seats.weight(&one.validator));
         let (common, total) = (weights.fold(0, u64::saturating_add), self.seats.total());
-        if u128::from(common).saturating_mul(3) <= u128::from(total) {
+        if u128::from(common).saturating_mul(3) <= u128::from(total) && !mutant("light client trusts strangers") {
             return Err(LightError::Overlap { common, total });
         }
         Ok(())

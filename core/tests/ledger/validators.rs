@@ -165,6 +165,17 @@ fn a_value_revealed_in_an_epoch_is_in_the_beacon_two_epochs_later() {
 }
 
 #[test]
+fn what_is_committed_is_in_the_root() {
+    let root = |commitment: &[u8]| {
+        let mut world = World::new(params(), &["founder"], &[]);
+        let commitment = Hash::of_blob(commitment);
+        world.block(&[world.message("founder's node", Action::CommitRandom { commitment })]);
+        world.ledger.root()
+    };
+    assert_ne!(root(b"one"), root(b"two"));
+}
+
+#[test]
 fn who_withholds_a_value_is_barred_and_loses_nothing() {
     let mut world = World::new(params(), &["founder"], &[]);
     let (name, commitment) = ("founder's node", Hash::of_blob(b"a commitment"));
