@@ -112,7 +112,7 @@ fn pay(from: u64, sequence: u64, to: u64, units: u64) -> SignedTransaction {
 
 /// Transfers among many accounts: the accounts' number, and CPU time of all blocks.
 fn transfers(rich: u64, accounts: u64, blocks: u64, per_block: u64) {
-    let (mut chain, _) = Chain::new(Params::DEFAULT, 1, (0..rich).map(|number| (payer(number), 1000 * NEURO)));
+    let (mut chain, _) = Chain::new(Params::DEFAULT, 1, (0..rich).map(|number| (payer(number), 1_000_000 * NEURO)));
     let (mut sequences, mut next) = (vec![0; accounts as usize], rich);
     while next < accounts {
         let wishes: Vec<_> = (0..per_block.min(accounts - next))

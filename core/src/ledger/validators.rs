@@ -262,6 +262,23 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_set_leaves_room_for_the_beacon_in_a_first_chunk() {
+        let many = |count: u32| (0..count).map(|n| (node(n), u64::MAX / 1024));
+        let seats = Seats::by_weight(many(VALIDATORS_MAX), Hash::default()).unwrap();
+        let founder = |n| Founder { owner: OwnerId::from_bytes([1; 32]), node: node(n), power: u32::MAX };
+        let founders: Vec<Founder> = (0..FOUNDERS_MAX).map(founder).collect();
+        let largest = Validators {
+            stake: u64::MAX,
+            before: Some(seats.clone()),
+            heard: seats.iter().map(|(node, _)| (*node, u64::MAX)).collect(),
+            seats,
+            ..Validators::genesis(&founders, u64::MAX, Hash::default())
+        };
+        let bytes = codec::encode(&largest).len();
+        assert!(bytes > 64 << 10 && bytes < 84 << 10, "{bytes}");
+    }
+
+    #[test]
     fn whole_shares_are_seats_without_a_draw() {
         let stakes = (0..4).map(|n| (node(n), 1_000_000)).collect();
         let drawn = committee(&stakes, 512, &Hash::default());
