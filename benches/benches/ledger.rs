@@ -9,7 +9,7 @@ use std::hint::black_box;
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_benches::{best_of, cpu_seconds};
 use neuroshard_core::ledger::Ledger;
-use neuroshard_core::ledger::light::{Advance, LightClient};
+use neuroshard_core::ledger::light::{Advance, LightClient, NextSeats};
 use neuroshard_core::proto::chain::{
     Action, Author, Block, Certificate, PublicKey, Seats, SignedTransaction, SignedVote, Statement, Subject,
     Transaction, Vote, consent_digest,
@@ -197,7 +197,7 @@ fn light(name: &str, mut chain: Chain, genesis: &Genesis, changes: u64, year: u6
         chain.block(&[]);
         if chain.ledger.seats().hash() != before.hash() {
             let (block, certificate) = chain.last.clone().expect("a block");
-            let next = Some(Seats::clone(chain.ledger.seats()));
+            let next = NextSeats::between(&before, chain.ledger.seats());
             steps.push(codec::encode(&Advance { header: block.header, certificate, deciders: None, next }));
         }
     }

@@ -3,7 +3,7 @@
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::ledger::Ledger;
-use neuroshard_core::ledger::light::Advance;
+use neuroshard_core::ledger::light::{Advance, NextSeats};
 use neuroshard_core::tokenizer::Tokenizer;
 use neuroshard_core::{
     Command, Config, Event, Input, JobKind, JournalFact, ModeReason, Operator, Output, PeerFault, Progress, Record,
@@ -290,7 +290,7 @@ fn the_agreed_world_keeps_its_bytes() {
         header,
         certificate: certificate.clone(),
         deciders: Some((blocks[blocks.len() - 2].0.header, Seats::clone(ledger.seats()))),
-        next: None,
+        next: NextSeats::Same,
     };
     let owner = OwnerId::from_bytes(*node().as_bytes());
     entries.extend([
