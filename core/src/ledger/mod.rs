@@ -208,6 +208,9 @@ impl Ledger {
         if header.seats != next.inner.seats_hash {
             return Err(BlockError::Seats { expected: next.inner.seats_hash, found: header.seats });
         }
+        if header.beacon != next.beacon() {
+            return Err(BlockError::Beacon { expected: next.beacon(), found: header.beacon });
+        }
         Ok((next, receipts))
     }
 
@@ -257,6 +260,7 @@ impl Ledger {
             transactions: Block::transactions_root(&chosen),
             state: ledger.root(),
             seats: ledger.inner.seats_hash,
+            beacon: ledger.beacon(),
             finality: Block::finality_hash(finality),
         };
         Arc::make_mut(&mut ledger.inner).head = Head { height: header.height, id: header.id(), time };

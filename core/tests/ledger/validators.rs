@@ -276,6 +276,7 @@ fn a_block_out_of_line_is_refused_and_changes_nothing() {
     assert_eq!(refused(&|block| block.header.transactions = Hash::default()), BlockError::Transactions);
     assert!(matches!(refused(&|block| block.header.state = Hash::default()), BlockError::State { .. }));
     assert!(matches!(refused(&|block| block.header.seats = Hash::default()), BlockError::Seats { .. }));
+    assert!(matches!(refused(&|block| block.header.beacon = Hash::default()), BlockError::Beacon { .. }));
     assert_eq!(world.ledger.root(), Ledger::genesis(&crate::world::genesis(params(), &["founder"], &RICH)).root());
     world.ledger = world.ledger.apply(&good).unwrap().0;
     assert_eq!(world.ledger.head().id, good.header.id());
