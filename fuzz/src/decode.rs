@@ -1,10 +1,15 @@
 //! Any bytes as any type: decoding never panics and never takes much memory, and what it accepts has that one encoding.
 
+use neuroshard_core::ledger::light::Advance;
+use neuroshard_core::ledger::sync::Chunk;
+use neuroshard_core::ledger::{Account, StateProof};
 use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Config, Input, Output, Record};
+use neuroshard_proto::chain::{BlocksWanted, Certificate, Decided, Proposal, Transaction, Vote};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Commitment, Envelope, Fault, Genesis, Hash, Heartbeat, Job, Kind, Manifest, Message, ModelSpec, Params, Verified,
+    Commitment, Envelope, Fault, Genesis, Hash, Heartbeat, Job, Kind, Manifest, Message, ModelSpec, OwnerId, Params,
+    Verified,
 };
 use neuroshard_replay::Header;
 
@@ -19,7 +24,7 @@ const BYTES_MAX: u64 = 8192;
 pub type Check = (&'static str, fn(&[u8]));
 
 /// Every type that is decoded from what others made. The first byte of an input chooses; the list only grows at its end.
-pub const TYPES: [Check; 16] = [
+pub const TYPES: [Check; 25] = [
     ("Envelope", check::<Envelope>),
     ("Heartbeat", check::<Heartbeat>),
     ("Genesis", check::<Genesis>),
@@ -36,6 +41,15 @@ pub const TYPES: [Check; 16] = [
     ("Merges", check::<Merges>),
     ("Header", check::<Header>),
     ("frame", check_frame),
+    ("Transaction", check::<Transaction>),
+    ("Vote", check::<Vote>),
+    ("Certificate", check::<Certificate>),
+    ("Proposal", check::<Proposal>),
+    ("Decided", check::<Decided>),
+    ("BlocksWanted", check::<BlocksWanted>),
+    ("Chunk", check::<Chunk>),
+    ("Advance", check::<Advance>),
+    ("StateProof", check::<StateProof<OwnerId, Account>>),
 ];
 
 /// The target: a byte that chooses a type, and an encoding.

@@ -21,8 +21,8 @@ use crate::world::{Disk, World};
 pub type Corpus = (&'static str, Vec<(&'static str, Vec<u8>)>);
 
 /// The corpora.
-pub fn corpora() -> [Corpus; 4] {
-    [("decode", decode()), ("core", schedules()), ("trace", traces()), ("tokenizer", texts())]
+pub fn corpora() -> [Corpus; 5] {
+    [("decode", decode()), ("core", schedules()), ("apply", histories()), ("trace", traces()), ("tokenizer", texts())]
 }
 
 /// Where a target's corpus lies.
@@ -59,6 +59,36 @@ fn schedules() -> Vec<(&'static str, Vec<u8>)> {
             let raw = |bytes: Vec<u8>| [vec![0xd0, bytes.len() as u8], bytes].concat();
             [vec![0, 0, 0xe1], raw(save), vec![0xe1], raw(lost), vec![0xe1]].concat()
         }),
+    ]
+}
+
+/// Schedules of wishes and blocks: see [`crate::apply`].
+fn histories() -> Vec<(&'static str, Vec<u8>)> {
+    // Owner, other, account, action and its numbers; then a block by the first seat.
+    let transfer = |from: u8, to: u8| vec![0, from, to, 0, 0, 200, 30];
+    let block = |wait: u8| vec![4, 0, wait];
+    let by_node = |action: u8| vec![1, 0, 1, 1, action];
+    let bond = vec![0, 2, 2, 0, 1, 3, 36];
+    let epochs = |count: usize| block(2).repeat(2 * count);
+    let every =
+        (0..12).flat_map(|action| vec![0, 2, 3, 0, action, 9, 35, 0, 1, 2, 1, action, 0, 4]).collect::<Vec<_>>();
+    vec![
+        ("transfers", [transfer(2, 3), transfer(3, 4), block(0), transfer(4, 5), block(1)].concat()),
+        (
+            "bonds",
+            [bond.clone(), block(0), vec![0, 2, 2, 0, 2, 1, 36], block(1), epochs(5), transfer(2, 4), block(0)]
+                .concat(),
+        ),
+        ("idle_epochs", epochs(12)),
+        ("beacon", [by_node(2), block(0), epochs(1), by_node(3), block(0), epochs(3), by_node(2), block(0)].concat()),
+        ("attests", [vec![1, 0, 1, 1, 0, 1, 1, 0, 1, 0], block(0), epochs(2)].concat()),
+        ("every_wish", [every, block(1), epochs(1), block(3)].concat()),
+        ("bent", [transfer(2, 3), vec![6, 0, 0, 0, 40, 1, 6, 0, 0, 1, 9, 4, 6, 0, 0, 0, 200, 128], block(0)].concat()),
+        (
+            "bytes_as_blocks",
+            [bond, vec![7, 20, 4], vec![1; 80], vec![0, 0], block(2), vec![7, 3, 1, 0, 0, 0, 0, 0]].concat(),
+        ),
+        ("a_day_without_blocks", [block(3), transfer(2, 3), block(3), epochs(2)].concat()),
     ]
 }
 

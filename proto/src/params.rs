@@ -19,6 +19,10 @@ const EPOCHS_MAX: u64 = 1000;
 /// Most attesters that may be drawn for a node.
 const ATTESTERS_MAX: u32 = 16;
 
+/// Bounds of the stake at which founders have faded, in units.
+const FADE_MIN: u64 = 1_000_000;
+const FADE_MAX: u64 = 1 << 62;
+
 /// A speed tier: how long one layer takes (PROTOCOL §2). T1 is the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
 pub enum Tier {
@@ -325,8 +329,10 @@ impl Params {
             && validators.seats_quorum <= validators.seats
             // More than two thirds, or two quorums might share no honest seat.
             && u64::from(validators.seats_quorum).saturating_mul(3) > u64::from(validators.seats).saturating_mul(2);
+        // Enough that every founder's share is some weight, and little enough that all weights can be added.
+        let fade = (FADE_MIN..=FADE_MAX).contains(&validators.founders_fade.units());
         let epochs = validators.committee_epochs >= 3 && validators.silence_epochs >= 1;
-        time && money && nodes && seats && epochs
+        time && money && nodes && seats && fade && epochs
     }
 
     pub(crate) fn phases_in_order(&self) -> bool {
@@ -366,6 +372,27 @@ mod tests {
                 assert_eq!(a.compatible(b), b.compatible(a), "{a} {b}");
             }
             assert!(!a.compatible(Tier::T5));
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_could_not_keep_its_promises_is_refused() {
+        assert!(Params::DEFAULT.ledger_is_sound());
+        let unsound: [fn(&mut Params); 9] = [
+            |params| params.block_time_step_ms = params.epoch_ms + 1,
+            |params| params.block_time_step_ms = 0,
+            |params| params.money.bond_min = Amount::ZERO,
+            |params| params.nodes.attesters = 1,
+            |params| params.nodes.puzzle_bits = 65,
+            |params| params.validators.seats_quorum = 341,
+            |params| params.validators.seats = 513,
+            |params| params.validators.founders_fade = Amount::from_units(1000),
+            |params| params.validators.committee_epochs = 2,
+        ];
+        for (place, edit) in unsound.iter().enumerate() {
+            let mut params = Params::DEFAULT;
+            edit(&mut params);
+            assert!(!params.ledger_is_sound(), "{place}");
         }
     }
 

@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use postcard_schema::Schema;
 use postcard_schema::schema::{DataModelType, DataModelVariant, NamedType, NamedValue};
 
+use crate::chain::{BlocksWanted, Certificate, Decided, Proposal, Transaction, Vote};
 use crate::envelope::Envelope;
 use crate::genesis::{Genesis, Manifest};
 use crate::job::{Commitment, Fault, Job};
@@ -33,6 +34,12 @@ pub fn types() -> Vec<&'static NamedType> {
         Job::SCHEMA,
         Commitment::SCHEMA,
         Fault::SCHEMA,
+        Transaction::SCHEMA,
+        Vote::SCHEMA,
+        Certificate::SCHEMA,
+        Proposal::SCHEMA,
+        Decided::SCHEMA,
+        BlocksWanted::SCHEMA,
     ]
 }
 
@@ -60,7 +67,8 @@ fn reference(ty: &'static NamedType, open: &mut Vec<&'static NamedType>) -> Stri
         | DataModelType::NewtypeStruct(_)
         | DataModelType::TupleStruct(_)
         | DataModelType::UnitStruct
-            if !ty.name.starts_with("Result<") =>
+            // All results and all boxes have one name, whatever they hold.
+            if !ty.name.starts_with("Result<") && !ty.name.starts_with("Box<") =>
         {
             open.push(ty);
             format!("\"{}\"", ty.name)

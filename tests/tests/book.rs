@@ -113,6 +113,34 @@ fn the_table_of_single_parameters_is_that_of_the_parameters() {
     row("epoch", format!("{} ms", grouped(params.epoch_ms)), "0.2");
     row("longest step of protocol time", format!("{} ms", grouped(params.block_time_step_ms)), "0.2");
     check_table("protocol/12-parameters.md", "single parameters", &text);
+    check_table("protocol/12-parameters.md", "parameters of the ledger", &ledger_parameters());
+}
+
+fn ledger_parameters() -> String {
+    let Params { money, nodes, validators, .. } = Params::DEFAULT;
+    let days = |ms: u64| format!("{} days", ms / 86_400_000);
+    let rows = [
+        ("a transfer's fee, burned", format!("{}, at least {} units", money.fee, money.fee_min.units()), "11"),
+        ("registration without a puzzle", money.registration_fee.to_string(), "8"),
+        ("least bond behind a node", money.bond_min.to_string(), "8"),
+        ("unbonding takes", days(money.unbonding_ms), "8"),
+        ("bits of a registration's puzzle", nodes.puzzle_bits.to_string(), "8"),
+        ("epochs for which activity counts", nodes.activity_epochs.to_string(), "0.2"),
+        ("peers drawn to attest", nodes.attesters.to_string(), "0.2"),
+        ("messages an epoch without a bond", nodes.messages_unbonded.to_string(), "8"),
+        ("... for each least bond, and at most", format!("{}, {}", nodes.messages_per_bond, nodes.messages_max), "8"),
+        ("stake at which founders have faded", validators.founders_fade.to_string(), "11"),
+        ("validators that all vote, at most", validators.voters_max.to_string(), "11"),
+        ("seats, and their quorum", format!("{}, {}", validators.seats, validators.seats_quorum), "11"),
+        ("epochs of a committee", validators.committee_epochs.to_string(), "11"),
+        ("epochs of silence", validators.silence_epochs.to_string(), "11"),
+        ("epochs barred from the beacon", validators.beacon_bar_epochs.to_string(), "11"),
+    ];
+    let mut text = String::from("| parameter of the ledger | value | section |\n|---|---|---|\n");
+    for (name, value, section) in rows {
+        let _ = writeln!(text, "| {name} | {value} | {section} |");
+    }
+    text
 }
 
 #[test]

@@ -2,16 +2,24 @@
 //! the numbers that every node computes for itself.
 
 use ed25519_dalek::{Signer, SigningKey};
+use neuroshard_core::ledger::Ledger;
+use neuroshard_core::ledger::light::{Advance, NextSeats};
 use neuroshard_core::tokenizer::Tokenizer;
 use neuroshard_core::{
     Command, Config, Event, Input, JobKind, JournalFact, ModeReason, Operator, Output, PeerFault, Progress, Record,
     Recovery, Sampler, SavedState, schedule,
 };
+use neuroshard_proto::chain::{
+    Action, Author, Block, BlocksWanted, Certificate, Decided, Evidence, Lock, Proposal, PublicKey, Seats,
+    SignedTransaction, SignedVote, Statement, Subject, Transaction, Vote, consent_digest, puzzle_bits,
+    random_commitment,
+};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq,
-    LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Mode, NetworkId, NodeId, Params, Preset, QuorumId,
-    RequestId, Sample, Shard, Signature, Snapshot, Step, Stream, Tier, Time, Verified, VoidReason, merkle, tile,
+    Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Founder, Genesis, Hash,
+    Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Mode, NetworkId, NodeId,
+    OwnerId, Params, Preset, QuorumId, RequestId, Sample, Shard, Signature, Snapshot, Step, Stream, Tier, Time,
+    Verified, VoidReason, merkle, tile,
 };
 use neuroshard_tests::golden;
 
@@ -206,6 +214,110 @@ fn the_surface_of_the_core_keeps_its_bytes() {
     entries.extend(outputs.iter().map(|(name, output)| (*name, bytes(output))));
     entries.extend(events().into_iter().map(|event| ("event", bytes(&Output::Event(event)))));
     golden::check("tests/golden/surface.txt", &golden::lines(entries));
+}
+
+fn actions() -> Vec<(&'static str, Action)> {
+    let (owner, amount) = (OwnerId::from_bytes([3; 32]), Amount::from_units(1_000_000_007));
+    let vote = |block| {
+        let vote = Vote { validator: node(), statement: Statement::Notarize { height: 7, view: 1, block } };
+        SignedVote { vote, signature: Signature([5; 64]) }
+    };
+    let evidence = Box::new(Evidence { first: vote(hash("a")), second: vote(hash("b")) });
+    let held = LayerRange { start: 0, end: 5 };
+    vec![
+        ("transfer", Action::Transfer { to: owner, amount }),
+        ("bond", Action::Bond { amount }),
+        ("unbond", Action::Unbond { amount }),
+        ("rotate key", Action::RotateKey { new: PublicKey([4; 32]) }),
+        ("register node", Action::RegisterNode { node: node(), consent: Signature([6; 64]), puzzle: Some(99) }),
+        ("revoke node", Action::RevokeNode { node: node() }),
+        ("describe node", Action::DescribeNode { memory_bytes: 1 << 34, storage_bytes: 7, tier: Tier::T2, held }),
+        ("attest", Action::Attest { subject: node() }),
+        ("commit random", Action::CommitRandom { commitment: hash("commitment") }),
+        ("reveal random", Action::RevealRandom { value: hash("value") }),
+        ("report equivocation", Action::ReportEquivocation { evidence }),
+        ("nominate", Action::Nominate { node: node() }),
+    ]
+}
+
+/// A ledger in its second epoch, and its blocks with the certificates that decided them.
+fn chain() -> (Ledger, Vec<(Block, Certificate)>) {
+    let mut genesis = genesis();
+    let rich = Allocation { owner: OwnerId::from_bytes(*node().as_bytes()), amount: Amount::from_units(50 << 30) };
+    genesis.allocations = vec![rich].try_into().unwrap();
+    let (mut ledger, mut blocks) = (Ledger::genesis(&genesis), Vec::<(Block, Certificate)>::new());
+    while ledger.epoch() < 1 || ledger.wants_finality() {
+        let author = Author::Account {
+            owner: rich.owner,
+            key: PublicKey(*node().as_bytes()),
+            sequence: ledger.account(&rich.owner).map_or(0, |account| account.sequence),
+        };
+        let (_, action) = actions().swap_remove(blocks.len() % 3);
+        let transaction = Transaction { author, action };
+        let signature = Signature(key().sign(transaction.digest(ledger.network()).as_bytes()).to_bytes());
+        let wish = SignedTransaction { transaction, signature };
+        let finality = blocks.last().map(|(_, certificate)| certificate);
+        let draft = ledger.draft(node(), ledger.next_due(), finality, [&wish]).expect("a block is due");
+        let (height, block) = (draft.block.header.height, draft.block.header.id());
+        let vote = Vote { validator: node(), statement: Statement::Finalize { height, view: 0, block } };
+        let signature = Signature(key().sign(vote.digest(ledger.network()).as_bytes()).to_bytes());
+        let subject = Subject::Finalized { height, view: 0, block };
+        blocks.push((draft.block, Certificate::gather(subject, [SignedVote { vote, signature }])));
+        ledger = draft.ledger;
+    }
+    (ledger, blocks)
+}
+
+#[test]
+fn the_agreed_world_keeps_its_bytes() {
+    let by_account = |action| Transaction {
+        author: Author::Account { owner: OwnerId::from_bytes([1; 32]), key: PublicKey([2; 32]), sequence: 300 },
+        action,
+    };
+    let mut entries: Vec<(&str, Vec<u8>)> =
+        actions().into_iter().map(|(name, action)| (name, bytes(&by_account(action)))).collect();
+    let (_, attest) = actions().swap_remove(7);
+    entries
+        .push(("by a node", bytes(&Transaction { author: Author::Node { node: node(), epoch: 9 }, action: attest })));
+    let (ledger, blocks) = chain();
+    let (block, certificate) = blocks.last().unwrap().clone();
+    assert!(block.finality.is_some() && blocks[0].0.finality.is_none());
+    let lock = Some(Lock { view: 2, block: hash("locked") });
+    let nullify = Vote { validator: node(), statement: Statement::Nullify { height: 8, view: 3, lock } };
+    let nullified = Subject::Nullified { height: 8, view: 3 };
+    let entry = Certificate::gather(nullified, [SignedVote { vote: nullify, signature: Signature([8; 64]) }]);
+    let proposal = Proposal { leader: node(), view: 4, block: block.clone(), entry: Some(entry.clone()), lock: None };
+    let header = block.header;
+    let advance = Advance {
+        header,
+        certificate: certificate.clone(),
+        deciders: Some((blocks[blocks.len() - 2].0.header, Seats::clone(ledger.seats()))),
+        next: NextSeats::Same,
+    };
+    let owner = OwnerId::from_bytes(*node().as_bytes());
+    entries.extend([
+        ("header", bytes(&header)),
+        ("block id", header.id().as_bytes().to_vec()),
+        ("block", bytes(&block)),
+        ("vote", bytes(&nullify)),
+        ("nullification", bytes(&entry)),
+        ("finalization", bytes(&certificate)),
+        ("proposal", bytes(&proposal)),
+        ("decided", bytes(&Decided { block, certificate })),
+        ("blocks wanted", bytes(&BlocksWanted { node: node(), from: 12 })),
+        ("seats", bytes(&Seats::clone(ledger.seats()))),
+        ("seats' hash", ledger.seats().hash().as_bytes().to_vec()),
+        ("light client's step", bytes(&advance)),
+        ("proof of an account", bytes(&ledger.prove_account(&owner))),
+        ("proof of a node", bytes(&ledger.prove_node(&node()))),
+        ("consent", consent_digest(ledger.network(), owner, node()).as_bytes().to_vec()),
+        ("puzzle bits", puzzle_bits(ledger.network(), node(), 5).to_le_bytes().to_vec()),
+        ("random commitment", random_commitment(node(), 3, &hash("value")).as_bytes().to_vec()),
+        ("state root", ledger.root().as_bytes().to_vec()),
+        ("beacon", ledger.beacon().as_bytes().to_vec()),
+    ]);
+    entries.extend(ledger.chunks().map(|chunk| ("chunk", bytes(&chunk))));
+    golden::check("tests/golden/chain.txt", &golden::lines(entries));
 }
 
 #[test]

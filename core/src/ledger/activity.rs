@@ -188,7 +188,7 @@ pub(super) fn attest(state: &mut State, attester: NodeId, subject: NodeId) -> Re
     }
     let mut known = known.clone();
     known.witness = Some((epoch, attester));
-    if witness.is_some() || drawn.len() < ATTESTATIONS {
+    if witness.is_some() || mutant("one attestation suffices") || drawn.len() < ATTESTATIONS {
         let counts = state.counts.edit();
         if let Some(before) = known.activity.last() {
             counts.forget(before);

@@ -133,3 +133,23 @@ pub(super) fn end_epoch(state: &mut State) {
     beacon.revealed.clear();
     beacon.finality = Hash::default();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_state_fits_in_a_first_chunk_with_the_validators() {
+        let node = |n: usize| NodeId::from_bytes(*Domain::Draw.hash(&n.to_le_bytes()).as_bytes());
+        let values = || (0..512).map(|n| (node(n), Hash::default())).collect();
+        let largest = Beacon {
+            commitments: values(),
+            open: values(),
+            revealed: values(),
+            barred: (0..BARRED_MAX).map(|n| (node(n), u64::MAX)).collect(),
+            ..Beacon::genesis(&Hash::default())
+        };
+        let bytes = codec::encode(&largest).len();
+        assert!(bytes > 128 << 10 && bytes < 142 << 10, "{bytes}");
+    }
+}

@@ -19,7 +19,7 @@ use core::fmt;
 
 use neuroshard_proto::chain::{Certificate, CertificateError, Header, Seats, Subject};
 use neuroshard_proto::codec::Canonical;
-use neuroshard_proto::{Genesis, Hash, NetworkId, NodeId, OwnerId, Time};
+use neuroshard_proto::{Genesis, Hash, NetworkId, NodeId, OwnerId, Time, mutant};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +46,31 @@ pub struct Advance {
     pub certificate: Certificate,
     /// The header before and the seats it names, if the client does not know who decided.
     pub deciders: Option<(Header, Seats)>,
-    /// The seats that the header names, if they are others than those who decided it.
-    pub next: Option<Seats>,
+    /// The seats that the header names.
+    pub next: NextSeats,
+}
+
+/// Who decides after a header, as seen from those who decided it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum NextSeats {
+    /// The same.
+    Same,
+    /// The same with another seed, as when a period ends and nobody's bond has changed.
+    Reseeded(Hash),
+    Other(Seats),
+}
+
+impl NextSeats {
+    /// The shortest way to say it.
+    pub fn between(deciders: &Seats, next: &Seats) -> Self {
+        if deciders == next {
+            Self::Same
+        } else if deciders.same_weights(next) {
+            Self::Reseeded(*next.seed())
+        } else {
+            Self::Other(next.clone())
+        }
+    }
 }
 
 impl Canonical for Advance {
@@ -162,10 +185,10 @@ impl LightClient {
         let deciding = deciders.as_ref().map_or(&self.seats, |(_, seats)| seats);
         certificate.check_weight(deciding).map_err(LightError::Certificate)?;
         certificate.check_signatures(self.network).map_err(LightError::Certificate)?;
-        let seats = match (next, deciders) {
-            (Some(next), _) => next,
-            (None, Some((_, seats))) => seats,
-            (None, None) => self.seats.clone(),
+        let seats = match next {
+            NextSeats::Same => deciding.clone(),
+            NextSeats::Reseeded(seed) => deciding.with_seed(seed),
+            NextSeats::Other(seats) => seats,
         };
         if seats.hash() != header.seats {
             return Err(LightError::Next);
@@ -192,7 +215,7 @@ impl LightClient {
         }
         let weights = certificate.endorsements.iter().map(|one| self.seats.weight(&one.validator));
         let (common, total) = (weights.fold(0, u64::saturating_add), self.seats.total());
-        if u128::from(common).saturating_mul(3) <= u128::from(total) {
+        if u128::from(common).saturating_mul(3) <= u128::from(total) && !mutant("light client trusts strangers") {
             return Err(LightError::Overlap { common, total });
         }
         Ok(())

@@ -17,7 +17,7 @@ use neuroshard_proto::chain::{
     BLOCK_BYTES_MAX, Block, Certificate, Header, Seats, SignedTransaction, TRANSACTIONS_MAX,
 };
 use neuroshard_proto::{
-    Amount, Domain, Genesis, Hash, List, NetworkId, NodeId, OwnerId, Params, Ratio, Time, codec, merkle,
+    Amount, Domain, Genesis, Hash, List, NetworkId, NodeId, OwnerId, Params, Ratio, Time, codec, merkle, mutant,
 };
 
 mod accounts;
@@ -82,7 +82,7 @@ impl State {
             self.nodes.seal(),
             self.counts.seal(),
             self.validators.seal(),
-            self.beacon.seal(),
+            if mutant("beacon left out of the root") { Hash::default() } else { self.beacon.seal() },
         ]
     }
 }
@@ -208,6 +208,9 @@ impl Ledger {
         if header.seats != next.inner.seats_hash {
             return Err(BlockError::Seats { expected: next.inner.seats_hash, found: header.seats });
         }
+        if header.beacon != next.beacon() {
+            return Err(BlockError::Beacon { expected: next.beacon(), found: header.beacon });
+        }
         Ok((next, receipts))
     }
 
@@ -257,6 +260,7 @@ impl Ledger {
             transactions: Block::transactions_root(&chosen),
             state: ledger.root(),
             seats: ledger.inner.seats_hash,
+            beacon: ledger.beacon(),
             finality: Block::finality_hash(finality),
         };
         Arc::make_mut(&mut ledger.inner).head = Head { height: header.height, id: header.id(), time };

@@ -160,6 +160,11 @@ pub enum BlockError {
         expected: Hash,
         found: Hash,
     },
+    /// The header names another value of the beacon.
+    Beacon {
+        expected: Hash,
+        found: Hash,
+    },
 }
 
 impl fmt::Display for BlockError {
@@ -181,6 +186,9 @@ impl fmt::Display for BlockError {
             Self::Transaction { place, refusal } => write!(f, "transaction {place}: {refusal}"),
             Self::State { expected, found } => {
                 write!(f, "the header names state {found:.16}, applying the block gives {expected:.16}")
+            }
+            Self::Beacon { expected, found } => {
+                write!(f, "the header names beacon {found:.16}, applying the block gives {expected:.16}")
             }
             Self::Seats { expected, found } => {
                 write!(f, "the header names seats {found:.16}, applying the block gives {expected:.16}")

@@ -11,7 +11,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use neuroshard_proto::{Domain, Hash, Hasher, List, codec};
+use neuroshard_proto::{Domain, Hash, List, codec};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -110,15 +110,18 @@ fn path<K: Serialize>(key: &K) -> Hash {
 }
 
 fn leaf_hash<K: Serialize, V: Serialize>(key: &K, value: &V) -> Hash {
-    let mut hasher = Hasher::new(Domain::TreeLeaf);
     let key = codec::encode(key);
     // The key's length keeps its bytes and the value's apart.
     let len = u64::try_from(key.len()).unwrap_or(u64::MAX);
-    hasher.update(&len.to_le_bytes()).update(&key).update(&codec::encode(value)).finish()
+    Domain::TreeLeaf.hash(&[&len.to_le_bytes(), key.as_slice(), &codec::encode(value)].concat())
 }
 
 fn branch_hash(left: &Hash, right: &Hash) -> Hash {
-    Hasher::new(Domain::TreeBranch).update(left.as_bytes()).update(right.as_bytes()).finish()
+    let mut both = [0; 64];
+    for (to, from) in both.iter_mut().zip(left.as_bytes().iter().chain(right.as_bytes())) {
+        *to = *from;
+    }
+    Domain::TreeBranch.hash(&both)
 }
 
 /// The child on one side and the other child.
@@ -177,13 +180,12 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
     /// Sets the value of a key and returns the one it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let path = path(&key);
-        let more = u64::from(self.at(&path).is_none());
         let mut link = &mut self.top;
         for depth in 0.. {
             match link {
                 Link::Branch(branch) => {
                     let branch = Arc::make_mut(branch);
-                    (branch.len, branch.hash) = (branch.len.saturating_add(more), None);
+                    branch.hash = None;
                     link = side_mut(&mut branch.children, bit(&path, depth));
                 }
                 Link::Leaf(leaf) if leaf.path == path => {
@@ -191,22 +193,26 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
                     leaf.hash = None;
                     return Some(core::mem::replace(&mut leaf.value, value));
                 }
-                Link::Leaf(leaf) => {
-                    // Another entry stands here: both go down until their paths part.
-                    let other = Link::Leaf(Arc::clone(leaf));
-                    let mut children = [Link::Empty, Link::Empty];
-                    *side_mut(&mut children, bit(&leaf.path, depth)) = other;
-                    *link = Link::Branch(Arc::new(Branch { children, len: 2, hash: None }));
-                    let Link::Branch(branch) = link else { return None };
-                    link = side_mut(&mut Arc::make_mut(branch).children, bit(&path, depth));
-                }
-                Link::Empty => {
-                    *link = Link::Leaf(Arc::new(Leaf { path, key, value, hash: None }));
+                Link::Leaf(_) | Link::Empty => {
+                    let new = Arc::new(Leaf { path, key, value, hash: None });
+                    *link = part(core::mem::replace(link, Link::Empty), new, depth);
+                    self.count_one_more(&path, depth);
                     return None;
                 }
             }
         }
         None
+    }
+
+    /// An entry was added at the end of a path: the branches above hold one more.
+    fn count_one_more(&mut self, path: &Hash, depth: u32) {
+        let mut link = &mut self.top;
+        for depth in 0..depth {
+            let Link::Branch(branch) = link else { return };
+            let branch = Arc::make_mut(branch);
+            branch.len = branch.len.saturating_add(1);
+            link = side_mut(&mut branch.children, bit(path, depth));
+        }
     }
 
     /// Removes a key; returns whether it was there.
@@ -315,6 +321,28 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
         let siblings = List::try_from(siblings);
         assert!(siblings.is_ok(), "a path has 256 bits");
         Proof { found, siblings: siblings.unwrap_or_default() }
+    }
+}
+
+/// What stands at a depth once a new leaf has come to what stood there: nothing, or another leaf, from which it parts where
+/// their paths do.
+fn part<K, V>(other: Link<K, V>, new: Arc<Leaf<K, V>>, depth: u32) -> Link<K, V> {
+    let Link::Leaf(other) = other else { return Link::Leaf(new) };
+    let parts = (depth..PROOF_SIBLINGS_MAX).find(|depth| bit(&other.path, *depth) != bit(&new.path, *depth));
+    let mut parts = parts.unwrap_or(PROOF_SIBLINGS_MAX.saturating_sub(1));
+    let path = new.path;
+    let mut children = [Link::Leaf(other), Link::Leaf(new)];
+    if bit(&path, parts) == 0 {
+        children.reverse();
+    }
+    loop {
+        let link = Link::Branch(Arc::new(Branch { children, len: 2, hash: None }));
+        if parts <= depth {
+            return link;
+        }
+        parts = parts.saturating_sub(1);
+        children = [Link::Empty, Link::Empty];
+        *side_mut(&mut children, bit(&path, parts)) = link;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Light clients, and newcomers who take the state in chunks.
 
 use neuroshard_core::ledger::Ledger;
-use neuroshard_core::ledger::light::{Advance, LightClient, LightError};
+use neuroshard_core::ledger::light::{Advance, LightClient, LightError, NextSeats};
 use neuroshard_core::ledger::sync::{Assembly, CHUNK_BYTES_MAX, Chunk, ChunkError};
 use neuroshard_core::proto::chain::{Action, CertificateError, Seats};
 use neuroshard_core::proto::codec;
@@ -14,7 +14,8 @@ const RICH: [(&str, u64); 3] = [("alice", 5000 * NEURO), ("bob", 5000 * NEURO), 
 fn step(world: &World, seats: &[Seats], place: usize, skip: bool) -> Advance {
     let (block, certificate) = &world.blocks[place];
     let deciders = skip.then(|| (world.blocks[place - 1].0.header, seats[place].clone()));
-    let next = (seats[place].hash() != block.header.seats).then(|| seats[place + 1].clone());
+    let changed = seats[place].hash() != block.header.seats;
+    let next = if changed { NextSeats::between(&seats[place], &seats[place + 1]) } else { NextSeats::Same };
     Advance { header: block.header, certificate: certificate.clone(), deciders, next }
 }
 
@@ -98,6 +99,28 @@ fn a_light_client_skips_where_a_third_of_those_it_trusts_signed() {
     forged.certificate.endorsements = endorsements.try_into().unwrap();
     assert!(matches!(late.advance(forged), Err(LightError::Certificate(CertificateError::Signature { .. }))));
     assert_eq!(late, before, "it stays where it was");
+}
+
+#[test]
+fn a_new_order_of_the_same_validators_is_followed_by_its_seed() {
+    let mut often = params();
+    often.validators.committee_epochs = 3;
+    let mut world = World::new(often, &["one", "two", "three", "four"], &[]);
+    let mut client = LightClient::genesis(&genesis(often, &["one", "two", "three", "four"], &[]));
+    let before = Seats::clone(world.ledger.seats());
+    world.epochs(3);
+    let after = Seats::clone(world.ledger.seats());
+    assert!(before != after && before.same_weights(&after));
+    let next = NextSeats::between(&before, &after);
+    assert_eq!(next, NextSeats::Reseeded(*after.seed()));
+    let (block, certificate) = world.blocks.last().unwrap().clone();
+    let step = |next| Advance { header: block.header, certificate: certificate.clone(), deciders: None, next };
+    assert_eq!(client.advance(step(NextSeats::Same)), Err(LightError::Next));
+    assert_eq!(client.advance(step(NextSeats::Reseeded(*before.seed()))), Err(LightError::Next));
+    let bytes = codec::encode(&step(next.clone())).len();
+    assert!(bytes < 720, "a step over four validators takes {bytes} bytes");
+    client.advance(step(next)).unwrap();
+    assert_eq!(client.seats(), &after);
 }
 
 #[test]

@@ -165,6 +165,17 @@ fn a_value_revealed_in_an_epoch_is_in_the_beacon_two_epochs_later() {
 }
 
 #[test]
+fn what_is_committed_is_in_the_root() {
+    let root = |commitment: &[u8]| {
+        let mut world = World::new(params(), &["founder"], &[]);
+        let commitment = Hash::of_blob(commitment);
+        world.block(&[world.message("founder's node", Action::CommitRandom { commitment })]);
+        world.ledger.root()
+    };
+    assert_ne!(root(b"one"), root(b"two"));
+}
+
+#[test]
 fn who_withholds_a_value_is_barred_and_loses_nothing() {
     let mut world = World::new(params(), &["founder"], &[]);
     let (name, commitment) = ("founder's node", Hash::of_blob(b"a commitment"));
@@ -265,6 +276,7 @@ fn a_block_out_of_line_is_refused_and_changes_nothing() {
     assert_eq!(refused(&|block| block.header.transactions = Hash::default()), BlockError::Transactions);
     assert!(matches!(refused(&|block| block.header.state = Hash::default()), BlockError::State { .. }));
     assert!(matches!(refused(&|block| block.header.seats = Hash::default()), BlockError::Seats { .. }));
+    assert!(matches!(refused(&|block| block.header.beacon = Hash::default()), BlockError::Beacon { .. }));
     assert_eq!(world.ledger.root(), Ledger::genesis(&crate::world::genesis(params(), &["founder"], &RICH)).root());
     world.ledger = world.ledger.apply(&good).unwrap().0;
     assert_eq!(world.ledger.head().id, good.header.id());

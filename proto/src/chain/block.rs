@@ -37,6 +37,8 @@ pub struct Header {
     pub state: Hash,
     /// Hash of the [`Seats`](crate::chain::Seats) that decide the next block.
     pub seats: Hash,
+    /// The beacon's value after this block: what the next block's epoch draws by.
+    pub beacon: Hash,
     /// Hash of [`Block::finality`]; zero where there is none.
     pub finality: Hash,
 }

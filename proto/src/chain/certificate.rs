@@ -57,6 +57,22 @@ impl Seats {
         (!seats.is_empty()).then_some(seats)
     }
 
+    /// The same validators with the same weights, who lead in another order.
+    #[must_use]
+    pub fn with_seed(&self, seed: Hash) -> Self {
+        Self { seed, ..self.clone() }
+    }
+
+    /// What mixes the order in which they lead.
+    pub const fn seed(&self) -> &Hash {
+        &self.seed
+    }
+
+    /// Whether these are the same validators with the same weights, in whatever order they lead.
+    pub fn same_weights(&self, other: &Self) -> bool {
+        (&self.seats, self.quorum) == (&other.seats, other.quorum)
+    }
+
     /// A validator's weight; 0 for everybody else.
     pub fn weight(&self, node: &NodeId) -> u64 {
         let place = self.seats.binary_search_by(|(seat, _)| seat.cmp(node)).ok();
