@@ -44,8 +44,11 @@ pub(crate) struct Past {
     pub(crate) first: Option<JournalSeq>,
     /// A state of which chunks are missing yet, and the record it begins with.
     assembly: Option<(JournalSeq, Box<Decided>, Assembly)>,
+    /// A decided block whose parent is missing: what it rests on is in a state that is still to come. Facts older than
+    /// that state are left where something else beside them is still needed.
+    gap: Option<Contradiction>,
     /// Facts that wait for that state.
-    later: Vec<(JournalSeq, JournalFact)>,
+    later: Vec<JournalFact>,
 }
 
 /// A fact that contradicts the ones before it: the height it speaks of.
@@ -64,6 +67,7 @@ impl Past {
             duties: Duties::new(seed),
             first: None,
             assembly: None,
+            gap: None,
             later: Vec::new(),
         }
     }
@@ -88,9 +92,9 @@ impl Past {
             fact => {
                 let wait = self.assembly.as_ref().is_some_and(|(_, at, _)| at.block.header.height > self.height());
                 if !wait {
-                    return self.follow(record, fact);
+                    return self.follow(fact);
                 }
-                self.later.push((record, fact));
+                self.later.push(fact);
             }
         }
         Ok(())
@@ -107,13 +111,14 @@ impl Past {
         self.first = Some(first);
         if height > self.height() {
             self.ledger = assembly.finish().map_err(|_| Contradiction { height })?;
+            self.gap = None;
             self.history = History::default();
             self.history.push(Arc::from(decided));
             self.ballots.clear();
             self.bodies.clear();
         }
-        for (record, fact) in core::mem::take(&mut self.later) {
-            self.follow(record, fact)?;
+        for fact in core::mem::take(&mut self.later) {
+            self.follow(fact)?;
         }
         Ok(())
     }
@@ -127,13 +132,16 @@ impl Past {
             Some((_, decided, _)) if decided.block.header.height > self.height() => {
                 Err(Contradiction { height: decided.block.header.height })
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => self.gap.map_or(Ok(()), Err),
         }
     }
 
-    fn follow(&mut self, _record: JournalSeq, fact: JournalFact) -> Result<(), Contradiction> {
+    fn follow(&mut self, fact: JournalFact) -> Result<(), Contradiction> {
         let next = self.height().saturating_add(1);
         match fact {
+            JournalFact::Decided { decided } if decided.block.header.height > next => {
+                self.gap = Some(Contradiction { height: decided.block.header.height });
+            }
             JournalFact::Proposed { block } if block.header.height == next => self.bodies.recall(*block),
             JournalFact::Voted { ballot } if ballot.statement.height() == next => self.ballots.push(*ballot),
             JournalFact::Bound { epoch, value } => self.duties.recall(epoch, value),

@@ -17,6 +17,8 @@ use crate::io::{Output, Topic};
 const SIGNING_MAX: usize = 64;
 /// A signature that takes longer is asked for again.
 const SIGN_MS: u64 = 5000;
+/// The wait doubles from one time to the next, but not for ever.
+const DOUBLINGS_MAX: u32 = 6;
 /// Most that are asked for again in one step.
 const AGAIN_MAX: usize = 8;
 
@@ -47,6 +49,8 @@ struct Pending {
     /// The record that must be durable before.
     after: Option<JournalSeq>,
     deadline: Time,
+    /// How often it was asked for in vain.
+    tries: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -61,12 +65,13 @@ impl Signing {
             return;
         }
         let digest = wish.digest(cx.config.genesis.network());
-        self.request(cx, Pending { wish, digest, after, deadline: Time::ZERO });
+        self.request(cx, Pending { wish, digest, after, deadline: Time::ZERO, tries: 0 });
     }
 
     fn request(&mut self, cx: &mut Cx<'_>, mut pending: Pending) {
         let id = cx.requests.issue();
-        pending.deadline = cx.now.after_ms(SIGN_MS);
+        let patience = SIGN_MS.saturating_mul(1_u64.checked_shl(pending.tries.min(DOUBLINGS_MAX)).unwrap_or(1));
+        pending.deadline = cx.now.after_ms(patience);
         let sign = Output::Sign { id, digest: pending.digest };
         match pending.after.filter(|record| !cx.journal.is_durable(*record)) {
             Some(record) => cx.after(record, sign),
@@ -91,6 +96,7 @@ impl Signing {
                 pending.deadline = cx.now.after_ms(SIGN_MS);
                 self.pending.insert(id, pending);
             } else {
+                pending.tries = pending.tries.saturating_add(1);
                 self.request(cx, pending);
             }
         }
