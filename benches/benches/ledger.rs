@@ -59,6 +59,7 @@ impl Chain {
             manifest: Hash::default(),
             founders: founders.collect::<Vec<_>>().try_into().expect("few"),
             allocations: allocations.collect::<Vec<_>>().try_into().expect("few"),
+            first: None,
         };
         (Self { ledger: Ledger::genesis(&genesis), validators, last: None }, genesis)
     }

@@ -2,11 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
+use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{
     Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, Step, Time, Verified, mutant,
@@ -268,6 +270,11 @@ impl Core {
     /// The agreed state after the last decided block.
     pub fn ledger(&self) -> &Ledger {
         self.chain.ledger()
+    }
+
+    /// The newest decided blocks, from a height on, as far as they are kept: the last 1024, or 4 MiB of them.
+    pub fn decided_since(&self, height: u64) -> impl Iterator<Item = &Arc<Decided>> {
+        self.chain.decided_since(height)
     }
 
     /// Transactions that wait for a block.

@@ -12,6 +12,7 @@ use rs_merkle::{MerkleProof, MerkleTree};
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::List;
+use crate::codec::Canonical;
 use crate::hash::{Domain, Hash, Hasher};
 use crate::mutant::mutant;
 
@@ -109,6 +110,10 @@ pub struct Proof {
     pub index: u64,
     pub count: u64,
     pub hashes: List<Hash, PROOF_HASHES_MAX>,
+}
+
+impl Canonical for Proof {
+    const BYTES_MAX: u32 = 4096;
 }
 
 impl Proof {

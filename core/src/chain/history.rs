@@ -46,6 +46,11 @@ impl History {
         }
     }
 
+    /// The blocks from a height on that are still kept, oldest first.
+    pub(crate) fn since(&self, height: u64) -> impl Iterator<Item = &Arc<Decided>> {
+        self.blocks.iter().map(|(_, decided)| decided).filter(move |one| one.block.header.height >= height)
+    }
+
     /// The finalization of the newest block.
     pub(crate) fn finality(&self) -> Option<&Certificate> {
         self.blocks.back().map(|(_, decided)| &decided.certificate)

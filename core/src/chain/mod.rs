@@ -100,6 +100,11 @@ impl Chain {
         &self.ledger
     }
 
+    /// The newest decided blocks, from a height on.
+    pub(crate) fn decided_since(&self, height: u64) -> impl Iterator<Item = &Arc<Decided>> {
+        self.history.since(height)
+    }
+
     /// Transactions that wait for a block.
     pub(crate) fn waiting(&self) -> usize {
         self.mempool.len()

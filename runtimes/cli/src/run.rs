@@ -70,7 +70,7 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
     };
     let (node, handle, reports) = Node::new(setup)?;
     let port = settings.api_port.unwrap_or(0);
-    let api = Api::start(runtime, home.paths(), port, Arc::clone(&handle.live)).map_err(Failure::new)?;
+    let api = Api::start(runtime, home.paths(), port, handle.clone()).map_err(Failure::new)?;
     show(&mut *display, &News::Started { network: &network, api: api.address().to_string() })?;
     signals.attach(handle.clone());
     let watcher = Watcher {

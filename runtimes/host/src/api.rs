@@ -1,5 +1,6 @@
-//! The local HTTP API of a running node: `GET /status` (JSON) and `GET /metrics` (OpenMetrics text), on the loopback
-//! interface, for whoever can read the token in the data directory.
+//! The local HTTP API of a running node, on the loopback interface, for whoever can read the token in the data directory:
+//! `/status`, `/network`, `/accounts/OWNER` and its `/history`, `/transactions/ID` (JSON), `/metrics` (OpenMetrics text), and
+//! `POST /transactions`.
 
 use std::fmt;
 use std::fs;
@@ -9,13 +10,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use neuroshard_core::Command;
+use neuroshard_proto::chain::SignedTransaction;
+use neuroshard_proto::{Hash, OwnerId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::agreed::{from_hex, to_hex};
 use crate::directory::Paths;
 use crate::files::{self, Access, FileError};
-use crate::http::{Response, Routes, Server, Status};
+use crate::http::{self, Method, Response, Routes, Server};
 use crate::keys::entropy;
-use crate::node::Live;
+use crate::node::{Handle, Live};
 use crate::runtime::Runtime;
 use crate::status;
 
@@ -76,14 +82,14 @@ impl Api {
     ///
     /// # Errors
     /// If the port is taken, or the file cannot be written.
-    pub fn start<R: Runtime>(runtime: &R, paths: &Paths, port: u16, live: Arc<Live>) -> Result<Self, ApiError> {
+    pub fn start<R: Runtime>(runtime: &R, paths: &Paths, port: u16, handle: Handle) -> Result<Self, ApiError> {
         let server = Server::bind(port).map_err(|source| ApiError::Bind { port, source })?;
         let token = entropy().map_err(|error| ApiError::Token { why: error.to_string() })?.to_string();
         let access = AccessFile { address: server.address(), token: token.clone(), process: std::process::id() };
         let text = serde_json::to_string_pretty(&access).unwrap_or_default();
         files::write_durably(&paths.api(), text.as_bytes(), Access::Owner).map_err(ApiError::File)?;
         let address = server.address();
-        runtime.spawn(server.run(runtime.clone(), token, routes(live)));
+        runtime.spawn(server.run(runtime.clone(), token, routes(handle)));
         Ok(Self { address, file: paths.api() })
     }
 
@@ -99,42 +105,152 @@ impl Drop for Api {
     }
 }
 
-fn routes(live: Arc<Live>) -> Routes {
-    Arc::new(move |path| match path {
-        "/status" => {
-            let body = serde_json::to_string(&live.status()).unwrap_or_default();
-            Some(Response { status: Status::Ok, content_type: "application/json", body: format!("{body}\n") })
+fn routes(handle: Handle) -> Routes {
+    Arc::new(move |request| {
+        let live = &handle.live;
+        match (request.method, request.path) {
+            (Method::Get, "/status") => Some(json(&live.status())),
+            (Method::Get, "/metrics") => {
+                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                Some(Response { status: http::Status::Ok, content_type, body: live.metrics.text() })
+            }
+            (Method::Get, "/network") => Some(json(&live.agreed.network())),
+            (Method::Post, "/transactions") => Some(submit(&handle, request.body)),
+            (Method::Get, path) => agreed(live, path),
+            (Method::Post, _) => None,
         }
-        "/metrics" => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            Some(Response { status: Status::Ok, content_type, body: live.metrics.text() })
-        }
-        _ => None,
     })
+}
+
+fn json(value: &impl Serialize) -> Response {
+    let body = serde_json::to_string(value).unwrap_or_default();
+    Response { status: http::Status::Ok, content_type: "application/json", body: format!("{body}\n") }
+}
+
+/// `/accounts/OWNER`, `/accounts/OWNER/history` and `/transactions/ID`.
+fn agreed(live: &Live, path: &str) -> Option<Response> {
+    if let Some(id) = path.strip_prefix("/transactions/") {
+        return Some(json(&live.agreed.fate(&Hash::from_hex(id)?)));
+    }
+    let owner = path.strip_prefix("/accounts/")?;
+    let (owner, history) = owner.strip_suffix("/history").map_or((owner, false), |owner| (owner, true));
+    let owner = OwnerId::from_bytes(*Hash::from_hex(owner)?.as_bytes());
+    Some(if history { json(&live.agreed.history(&owner)) } else { json(&live.agreed.account(&owner)) })
+}
+
+/// Puts a transaction before the validators, if the ledger does not refuse it as it stands.
+fn submit(handle: &Handle, body: &[u8]) -> Response {
+    let signed = std::str::from_utf8(body).ok().and_then(from_hex::<SignedTransaction>);
+    let Some(signed) = signed else {
+        let text = "this is no signed transaction in canonical encoding and hexadecimal";
+        return Response::text(http::Status::BadRequest, text);
+    };
+    let ledger = handle.live.agreed.ledger();
+    if !signed.holds(ledger.network()) {
+        return Response::text(http::Status::Conflict, "its signature does not hold in this network");
+    }
+    if let Err(refusal) = ledger.admits(&signed)
+        && !refusal.is_premature()
+    {
+        return Response::text(http::Status::Conflict, &refusal.to_string());
+    }
+    let id = signed.transaction.digest(ledger.network()).to_string();
+    if handle.command(Command::Submit(Box::new(signed))) {
+        json(&serde_json::json!({ "id": id }))
+    } else {
+        Response::text(http::Status::Busy, "the node is too busy to take it; try again")
+    }
+}
+
+/// A running node's local API, for this machine's own tools.
+#[derive(Debug)]
+pub struct Client {
+    access: AccessFile,
+}
+
+/// Why a node does not answer as wished.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No node runs on this data directory.
+    NotRunning,
+    /// It refused, and says why.
+    Refused { why: String },
+    /// It answers something else.
+    Answer,
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRunning => f.write_str(
+                "no node runs on this data directory. Start one with `neuroshard run`, or name its directory with \
+                 --data-dir.",
+            ),
+            Self::Refused { why } => f.write_str(why),
+            Self::Answer => f.write_str("the node's answer is not one of this version's API"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl Client {
+    /// Finds the node that runs on a data directory.
+    ///
+    /// # Errors
+    /// If none does.
+    pub fn find(paths: &Paths) -> Result<Self, ClientError> {
+        let bytes = files::read_limited(&paths.api(), FILE_BYTES_MAX).map_err(|_| ClientError::NotRunning)?;
+        serde_json::from_slice(&bytes).map(|access| Self { access }).map_err(|_| ClientError::NotRunning)
+    }
+
+    /// What stands at a path.
+    ///
+    /// # Errors
+    /// If nobody answers, or not in this form.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        parsed(exchange(&self.access, "GET", path, ""))
+    }
+
+    /// Hands over a signed transaction; returns its name.
+    ///
+    /// # Errors
+    /// If nobody answers, or the node refuses it.
+    pub fn submit(&self, signed: &SignedTransaction) -> Result<Hash, ClientError> {
+        let answer: serde_json::Value = parsed(exchange(&self.access, "POST", "/transactions", &to_hex(signed)))?;
+        answer["id"].as_str().and_then(Hash::from_hex).ok_or(ClientError::Answer)
+    }
+}
+
+fn parsed<T: DeserializeOwned>(answer: std::io::Result<(u16, Vec<u8>)>) -> Result<T, ClientError> {
+    match answer {
+        Err(_) => Err(ClientError::NotRunning),
+        Ok((200, body)) => serde_json::from_slice(&body).map_err(|_| ClientError::Answer),
+        Ok((_, body)) => Err(ClientError::Refused { why: String::from_utf8_lossy(&body).trim().to_owned() }),
+    }
 }
 
 /// The status of the node that runs on a data directory; `None` if none answers.
 pub fn running_status(paths: &Paths) -> Option<status::Status> {
-    let bytes = files::read_limited(&paths.api(), FILE_BYTES_MAX).ok()?;
-    let access: AccessFile = serde_json::from_slice(&bytes).ok()?;
-    let body = get(&access, "/status").ok()?;
-    serde_json::from_slice(&body).ok()
+    Client::find(paths).ok()?.get("/status").ok()
 }
 
-/// One request to a running node.
-fn get(access: &AccessFile, path: &str) -> std::io::Result<Vec<u8>> {
+/// One request to a running node: its answer's code and body.
+fn exchange(access: &AccessFile, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&access.address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let (address, token) = (access.address, &access.token);
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let (address, token, length) = (access.address, &access.token, body.len());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
-    match response.parse(&answer) {
-        Ok(httparse::Status::Complete(head)) if response.code == Some(200) => Ok(answer.split_off(head)),
+    match (response.parse(&answer), response.code) {
+        (Ok(httparse::Status::Complete(head)), Some(code)) => Ok((code, answer.split_off(head))),
         _ => Err(std::io::Error::other("the answer is not one of this API")),
     }
 }

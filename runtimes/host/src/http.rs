@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server for one machine's own tools: GET, a token, limits on everything, one request a connection.
+//! A small HTTP/1.1 server for one machine's own tools: GET and POST, a token, limits on everything, one request a connection.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,12 +14,31 @@ use crate::runtime::Runtime;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 const HEADERS_MAX: usize = 64;
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 16 << 10;
 /// Connections at a time; one more is turned away at once.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a whole exchange may take.
 const EXCHANGE: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection, so that a lack of files does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    pub method: Method,
+    /// Without the query.
+    pub path: &'a str,
+    /// Empty but for POST.
+    pub body: &'a [u8],
+}
+
+/// The methods that are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+}
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +57,8 @@ pub enum Status {
     NotFound,
     MethodNotAllowed,
     HeadTooLarge,
+    BodyTooLarge,
+    Conflict,
     Busy,
 }
 
@@ -50,6 +71,8 @@ impl Status {
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
+            Self::BodyTooLarge => "413 Content Too Large",
+            Self::Conflict => "409 Conflict",
             Self::Busy => "503 Service Unavailable",
         }
     }
@@ -65,7 +88,7 @@ impl Response {
         let (status, content_type, length) = (self.status.line(), self.content_type, self.body.len());
         let head = match self.status {
             Status::Unauthorized => "WWW-Authenticate: Bearer\r\n",
-            Status::MethodNotAllowed => "Allow: GET\r\n",
+            Status::MethodNotAllowed => "Allow: GET, POST\r\n",
             _ => "",
         };
         let mut bytes = format!(
@@ -78,8 +101,8 @@ impl Response {
     }
 }
 
-/// What answers a path; `None` if there is nothing at it.
-pub type Routes = Arc<dyn Fn(&str) -> Option<Response> + Send + Sync>;
+/// What answers a request; `None` if there is nothing at its path.
+pub type Routes = Arc<dyn Fn(&Request<'_>) -> Option<Response> + Send + Sync>;
 
 /// A server that listens on the loopback interface.
 #[derive(Debug)]
@@ -148,11 +171,13 @@ async fn exchange(
     mut stream: Async<TcpStream>,
     within_limit: bool,
     token: &str,
-    routes: &(dyn Fn(&str) -> Option<Response> + Send + Sync),
+    routes: &(dyn Fn(&Request<'_>) -> Option<Response> + Send + Sync),
 ) -> io::Result<()> {
     let response = if within_limit {
-        let head = read_head(&mut stream).await?;
-        head.map_or_else(|refusal| refusal, |head| answer(&head, token, routes))
+        match read_head(&mut stream).await? {
+            Ok((head, body)) => answer(&mut stream, &head, body, token, routes).await?,
+            Err(refusal) => refusal,
+        }
     } else {
         Response::text(Status::Busy, "too many connections at once")
     };
@@ -169,8 +194,8 @@ async fn exchange(
     Ok(())
 }
 
-/// Reads up to the empty line that ends a head.
-async fn read_head(stream: &mut Async<TcpStream>) -> io::Result<Result<Vec<u8>, Response>> {
+/// Reads up to the empty line that ends a head; what came behind it is the beginning of the body.
+async fn read_head(stream: &mut Async<TcpStream>) -> io::Result<Result<(Vec<u8>, Vec<u8>), Response>> {
     let mut head = Vec::with_capacity(1024);
     let mut block = [0; 1024];
     loop {
@@ -184,17 +209,43 @@ async fn read_head(stream: &mut Async<TcpStream>) -> io::Result<Result<Vec<u8>, 
         }
         let searched = head.len().saturating_sub(3);
         head.extend_from_slice(&block[..len]);
-        if head[searched..].windows(4).any(|end| end == b"\r\n\r\n") {
-            return Ok(Ok(head));
+        if let Some(end) = head[searched..].windows(4).position(|end| end == b"\r\n\r\n") {
+            let body = head.split_off(searched + end + 4);
+            return Ok(Ok((head, body)));
         }
     }
 }
 
-fn answer(head: &[u8], token: &str, routes: &(dyn Fn(&str) -> Option<Response> + Send + Sync)) -> Response {
+async fn answer(
+    stream: &mut Async<TcpStream>,
+    head: &[u8],
+    mut body: Vec<u8>,
+    token: &str,
+    routes: &(dyn Fn(&Request<'_>) -> Option<Response> + Send + Sync),
+) -> io::Result<Response> {
+    let (method, path, length) = match parse(head, token) {
+        Ok(request) => request,
+        Err(refusal) => return Ok(refusal),
+    };
+    if length > BODY_BYTES_MAX {
+        return Ok(Response::text(Status::BodyTooLarge, "the body of a request has at most 16 KiB"));
+    }
+    let come = body.len().min(length);
+    body.resize(length, 0);
+    if stream.read_exact(&mut body[come..]).await.is_err() {
+        return Ok(Response::text(Status::BadRequest, "the request ended inside its body"));
+    }
+    let request = Request { method, path: &path, body: &body };
+    let nothing = "there are /status, /metrics, /network, /accounts/OWNER, /accounts/OWNER/history and /transactions";
+    Ok(routes(&request).unwrap_or_else(|| Response::text(Status::NotFound, nothing)))
+}
+
+/// Method, path and length of the body of a request that bears the token.
+fn parse(head: &[u8], token: &str) -> Result<(Method, String, usize), Response> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     if !matches!(request.parse(head), Ok(httparse::Status::Complete(_))) {
-        return Response::text(Status::BadRequest, "this is not a request of HTTP/1.1");
+        return Err(Response::text(Status::BadRequest, "this is not a request of HTTP/1.1"));
     }
     let bears_token = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("authorization"));
     let bears_token = bears_token.filter_map(|header| header.value.strip_prefix(b"Bearer ")).any(|given| {
@@ -204,12 +255,16 @@ fn answer(head: &[u8], token: &str, routes: &(dyn Fn(&str) -> Option<Response> +
     if !bears_token {
         let text =
             "this needs the header `Authorization: Bearer TOKEN` with the token of the data directory's `api` file";
-        return Response::text(Status::Unauthorized, text);
+        return Err(Response::text(Status::Unauthorized, text));
     }
-    if request.method != Some("GET") {
-        return Response::text(Status::MethodNotAllowed, "only GET is answered here");
-    }
+    let length = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.map(|header| std::str::from_utf8(header.value).ok().and_then(|text| text.trim().parse().ok()));
+    let (method, length) = match (request.method, length) {
+        (Some("GET"), _) => (Method::Get, 0),
+        (Some("POST"), Some(Some(length))) => (Method::Post, length),
+        (Some("POST"), _) => return Err(Response::text(Status::BadRequest, "POST needs the length of its body")),
+        _ => return Err(Response::text(Status::MethodNotAllowed, "only GET and POST are answered here")),
+    };
     let path = request.path.unwrap_or("/");
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
-    routes(path).unwrap_or_else(|| Response::text(Status::NotFound, "there are /status and /metrics"))
+    Ok((method, path.split_once('?').map_or(path, |(path, _)| path).to_owned(), length))
 }

@@ -1,5 +1,6 @@
 //! What every async host of NeuroShard shares.
 
+pub mod agreed;
 pub mod api;
 pub mod clock;
 pub mod data;

@@ -14,6 +14,7 @@ use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output, Progr
 use neuroshard_proto::{Hash, RequestId, Signature, Step, Time};
 use neuroshard_shaders::engine::Engine;
 
+use crate::agreed::Agreed;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Queues};
 use crate::peers::Network;
@@ -140,6 +141,7 @@ pub struct Live {
     clock: Clock,
     store: Arc<Store>,
     follower: Mutex<Follower>,
+    pub agreed: Agreed,
 }
 
 impl Live {
@@ -232,7 +234,8 @@ impl Node {
         let on_report = move |report| drop(scribe_reports.send_blocking(Incoming::Scribe(report)));
         let scribe = Scribe::start(Arc::clone(&store), on_report).map_err(NodeError::Thread)?;
         let (reports, receiver) = Reports::new();
-        let live = Arc::new(Live { metrics: Metrics::default(), clock, store, follower: Mutex::new(follower) });
+        let (metrics, agreed, follower) = (Metrics::default(), Agreed::new(&core), Mutex::new(follower));
+        let live = Arc::new(Live { metrics, clock, store, follower, agreed });
         let saved = core.saved_states().last().map(|state| state.snapshot.step);
         let node = Self {
             core,
@@ -407,6 +410,7 @@ impl Node {
             follower.on_event(now, &event, &progress);
             self.live.metrics.on_event(&event, &follower, self.live.store.bytes_used());
         }
+        self.live.agreed.on_event(&self.core, &event);
         match &event {
             Event::Saved { step, .. } => self.saved = Some(*step),
             Event::JobFailed { then: neuroshard_core::Recovery::Stop, .. } => self.cause = Cause::Failed,

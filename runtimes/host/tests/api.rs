@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use neuroshard_host::http::{Response, Server, Status};
+use neuroshard_host::http::{Request, Response, Server, Status};
 use neuroshard_host::runtime::Runtime;
 
 use crate::common::Threads;
@@ -15,7 +15,7 @@ use crate::common::Threads;
 fn serve() -> SocketAddr {
     let server = Server::bind(0).unwrap();
     let address = server.address();
-    let routes = |path: &str| (path == "/status").then(|| Response::text(Status::Ok, "fine"));
+    let routes = |request: &Request<'_>| (request.path == "/status").then(|| Response::text(Status::Ok, "fine"));
     Threads.spawn(server.run(Threads, "secret".into(), Arc::new(routes)));
     address
 }
