@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use neuroshard_replay::At;
 
 use crate::settings::Settings;
-use crate::values::{Adapter, ModeWish, PresetName, Seed, Size};
+use crate::values::{Adapter, ModeWish, Money, Name, PresetName, Seed, Size};
 
 const EXIT_CODES: &str = "\
 Settings come from flags, then NEUROSHARD_* environment variables (NEUROSHARD_DATA_DIR, ...), then the configuration file \
@@ -137,6 +137,11 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         sequence: Option<u32>,
     },
+    /// Move money and stake, and see what an account has
+    #[command(subcommand)]
+    Wallet(WalletCommand),
+    /// Tell what the network has agreed on: height, epoch, validators, money
+    Network,
     /// Run a recorded trace again, without clock, network or device, and compare every step
     Replay {
         /// A file that `--record` wrote
@@ -251,6 +256,37 @@ pub(crate) enum DataCommand {
         /// The model whose sequences must fit into a shard [default: genesis, which suits all]
         #[arg(long, value_name = "NAME")]
         preset: Option<PresetName>,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum WalletCommand {
+    /// Show an account: this owner's, or another one
+    Balance { account: Option<Name> },
+    /// Show the transactions of an account in the blocks that the node keeps, each with its proof checked
+    History { account: Option<Name> },
+    /// Pay another account. The fee of 5 % comes on top and is burned
+    Transfer {
+        to: Name,
+        /// In NEURO, like 12 or 0.5
+        amount: Money,
+        /// Do not wait until it is decided
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Put money at stake: it votes, and answers for what this owner's nodes do
+    Bond {
+        amount: Money,
+        /// Do not wait until it is decided
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take stake back; it is free after seven days
+    Unbond {
+        amount: Money,
+        /// Do not wait until it is decided
+        #[arg(long)]
+        no_wait: bool,
     },
 }
 

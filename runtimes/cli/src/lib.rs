@@ -82,6 +82,8 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Export { dir, force }) => commands::exchange::export(&settings, dir, *force),
         Some(Command::Import(flags)) => commands::exchange::import(&settings, &flags.dir),
         Some(Command::Logits { dir, tokens, out, sequence }) => commands::logits::logits(dir, tokens, out, *sequence),
+        Some(Command::Wallet(command)) => commands::wallet::wallet(&settings, command),
+        Some(Command::Network) => commands::wallet::network(&settings),
         Some(Command::Replay { file }) => commands::trace::replay(&settings, file),
         Some(Command::Trace(command)) => commands::trace::trace(&settings, command),
     }

@@ -65,6 +65,7 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
         factory: chosen.factory,
         tap,
         follower,
+        owner: home.keys.owner_id(),
         signer: Box::new(home.keys.signer()),
         network: Box::new(NobodyElse),
     };
@@ -119,7 +120,8 @@ pub(crate) fn found(home: &Home, settings: &Settings, display: &mut dyn Display)
     let seed = seed(settings)?;
     let founder = home.founder();
     let (params, source) = (settings.params(), source(settings));
-    let founding = Founding { model, training, params, seed, source, founder, first: None };
+    let allocations = settings.allocations(founder.owner).map_err(Failure::usage)?;
+    let founding = Founding { model, training, params, seed, source, founder, allocations, first: None };
     let mut unseen = None;
     let mut progress = |done, of| unseen = display.show(&News::Packing { done, of }, None).err();
     let (network, skipped) = home.found(&founding, &mut progress)?;

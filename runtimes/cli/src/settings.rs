@@ -1,15 +1,16 @@
 //! What the operator wants, from four places: a flag is stronger than the environment (`NEUROSHARD_*`), that is stronger
 //! than the configuration file, and that is stronger than the default.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use neuroshard_core::Operator;
-use neuroshard_proto::{ModelSpec, Params, Preset, Ratio, TrainSpec};
+use neuroshard_proto::{ALLOCATIONS_MAX, Allocation, List, ModelSpec, OwnerId, Params, Preset, Ratio, TrainSpec};
 use serde::Deserialize;
 
-use crate::values::{Adapter, ModeWish, PresetName, Seed, Size};
+use crate::values::{Adapter, ModeWish, Money, Name, PresetName, Seed, Size};
 
 /// Prefix of environment variables.
 const PREFIX: &str = "NEUROSHARD_";
@@ -50,6 +51,9 @@ pub struct Settings {
     pub snapshots: SnapshotSettings,
     #[serde(default)]
     pub evaluation: EvaluationSettings,
+    /// `[allocations]`: money that a new network begins with, in NEURO by account; `me` is the founder's own.
+    #[serde(default)]
+    pub allocations: BTreeMap<String, String>,
 }
 
 /// One string or a list of them.
@@ -223,7 +227,25 @@ impl Settings {
             } else {
                 self.evaluation
             },
+            allocations: if self.allocations.is_empty() { other.allocations } else { self.allocations },
         }
+    }
+
+    /// Money that a new network begins with.
+    ///
+    /// # Errors
+    /// The first entry that names no account or no amount.
+    pub fn allocations(&self, me: OwnerId) -> Result<List<Allocation, ALLOCATIONS_MAX>, String> {
+        let allocation = |(name, amount): (&String, &String)| {
+            let owner = if name == "me" { Ok(me) } else { name.parse().map(|name: Name| name.0) };
+            let amount = amount.parse().map(|money: Money| money.0);
+            Ok(Allocation { owner: owner?, amount: amount? })
+        };
+        let all: Result<Vec<_>, String> = self.allocations.iter().map(allocation).collect();
+        let all = all.and_then(|all| {
+            List::try_from(all).map_err(|_| format!("more than the {ALLOCATIONS_MAX} accounts that a genesis may name"))
+        });
+        all.map_err(|why| format!("[allocations]: {why}"))
     }
 
     /// Flags over environment over file. `config` names the file; without it the usual place is looked at.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use neuroshard_proto::{Hash, Mode, Preset};
+use neuroshard_proto::{Amount, Hash, Mode, OwnerId, Preset};
 use serde::{Deserialize, Deserializer};
 
 /// A number of bytes: `512MiB`, `4G`, `1000000`.
@@ -39,6 +39,42 @@ impl FromStr for Size {
             bytes = bytes.checked_add(u64::try_from(more).map_err(|_| wrong())?).ok_or_else(wrong)?;
         }
         Ok(Self(bytes))
+    }
+}
+
+/// An amount of money in NEURO: `1.5`. Decimals end at the ninth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Money(pub Amount);
+
+impl FromStr for Money {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an amount; write NEURO like 12 or 0.000000001");
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || fraction.len() > 9 {
+            return Err(wrong());
+        }
+        let whole: u64 = whole.parse().map_err(|_| wrong())?;
+        let part: u64 = format!("{fraction:0<9}").parse().map_err(|_| wrong())?;
+        let units = whole.checked_mul(Amount::NEURO).and_then(|units| units.checked_add(part)).ok_or_else(wrong)?;
+        Ok(Self(Amount::from_units(units)))
+    }
+}
+
+/// An account by its owner's public key: 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(pub OwnerId);
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hash = Hash::from_hex(text).ok_or_else(|| {
+            format!("`{text}` is not an account; `neuroshard wallet balance` shows one: 64 hexadecimal digits")
+        })?;
+        Ok(Self(OwnerId::from_bytes(*hash.as_bytes())))
     }
 }
 
@@ -192,5 +228,16 @@ mod tests {
         );
         assert!("fast".parse::<ModeWish>().unwrap_err().contains("auto, solo, pipeline"));
         assert_eq!("auto".parse(), Ok(ModeWish(None)));
+    }
+
+    #[test]
+    fn money_is_read_to_the_last_unit() {
+        let units = |text: &str| text.parse::<Money>().map(|money| money.0.units());
+        assert_eq!(units("1"), Ok(1_000_000_000));
+        assert_eq!(units("0.000000001"), Ok(1));
+        assert_eq!(units("18446744073.709551615"), Ok(u64::MAX));
+        for wrong in ["", ".", "1.", ".5", "-1", "1e3", "+1", "1.0000000001", "18446744073.709551616", "1,5"] {
+            assert!(units(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -13,6 +13,8 @@ use neuroshard_proto::chain::{Author, Decided, Header, SignedTransaction};
 use neuroshard_proto::{Hash, OwnerId, codec, merkle};
 use serde::{Deserialize, Serialize};
 
+use crate::status::AgreedStatus;
+
 /// Blocks that can be asked for: those that the core keeps.
 const BLOCKS_MAX: usize = 1024;
 /// Dropped transactions whose reason is remembered.
@@ -126,7 +128,11 @@ pub enum Fate {
 
 /// What API and status read while the loop runs.
 #[derive(Debug)]
-pub struct Agreed(Mutex<View>);
+pub struct Agreed {
+    /// Whose account the status shows.
+    owner: OwnerId,
+    view: Mutex<View>,
+}
 
 #[derive(Debug)]
 struct View {
@@ -137,9 +143,11 @@ struct View {
 }
 
 impl Agreed {
-    pub fn new(core: &Core) -> Self {
+    /// The agreed world as a core has it, with the account of this owner in the status.
+    pub fn new(core: &Core, owner: OwnerId) -> Self {
         let blocks = core.decided_since(0).cloned().collect();
-        Self(Mutex::new(View { ledger: core.ledger().clone(), blocks, waiting: 0, dropped: VecDeque::new() }))
+        let view = View { ledger: core.ledger().clone(), blocks, waiting: 0, dropped: VecDeque::new() };
+        Self { owner, view: Mutex::new(view) }
     }
 
     /// Takes note of what the core tells.
@@ -165,7 +173,11 @@ impl Agreed {
     }
 
     fn view(&self) -> std::sync::MutexGuard<'_, View> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self) -> AgreedStatus {
+        AgreedStatus::new(&self.ledger(), self.owner)
     }
 
     /// The agreed state. A copy costs nothing.

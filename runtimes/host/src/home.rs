@@ -12,7 +12,7 @@ use crate::data::Skipped;
 use crate::directory::{DataDirectory, DirectoryError, Paths};
 use crate::keys::{KeyError, Keys, entropy};
 use crate::network::{Founding, Network, NetworkError};
-use crate::status::Status;
+use crate::status::{AgreedStatus, Status};
 use crate::store::{ByteCount, Collected, Opening, Store, StoreError};
 
 /// Why a node's belongings cannot be used.
@@ -196,6 +196,7 @@ impl Visit {
             Status::new(&self.network, self.keys.node_id().to_string(), self.paths.root().display().to_string());
         status.store_bytes = self.store.bytes_used();
         status.on_restored(self.core.saved_states().last());
+        status.agreed = Some(AgreedStatus::new(self.core.ledger(), self.keys.owner_id()));
         status
     }
 }

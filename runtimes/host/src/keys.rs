@@ -178,13 +178,18 @@ impl Keys {
         OwnerId::from_bytes(self.owner.verifying_key().to_bytes())
     }
 
-    /// The node's signature over a digest (see [`neuroshard_proto::signing_bytes`]).
+    /// The owner's signature over a transaction's digest.
+    pub fn sign_for_account(&self, digest: &Hash) -> Signature {
+        Signature(self.owner.sign(digest.as_bytes()).to_bytes())
+    }
+
     /// A signer in the node's name, for the loop that owns the core.
     pub fn signer(&self) -> impl FnMut(&Hash) -> Signature + Send + use<> {
         let key = self.node.clone();
         move |digest| Signature(key.sign(digest.as_bytes()).to_bytes())
     }
 
+    /// The node's signature over a digest (see [`neuroshard_proto::signing_bytes`]).
     pub fn sign(&self, digest: &Hash) -> Signature {
         Signature(self.node.sign(digest.as_bytes()).to_bytes())
     }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use neuroshard_proto::codec::{self, Canonical, DecodeError};
 use neuroshard_proto::{
-    Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params, Preset, Snapshot, Text, TrainSpec,
+    ALLOCATIONS_MAX, Allocation, Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params, Preset,
+    Snapshot, Text, TrainSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,8 @@ pub struct Founding<'a> {
     pub source: Source<'a>,
     /// The first validator.
     pub founder: Founder,
+    /// Money that exists from the beginning.
+    pub allocations: List<Allocation, ALLOCATIONS_MAX>,
     /// The state at step 0, if its weights were brought along. Its blobs are in the store.
     pub first: Option<Snapshot>,
 }
@@ -202,7 +205,7 @@ impl Network {
             params: founding.params,
             manifest: manifest.root(),
             founders,
-            allocations: List::default(),
+            allocations: founding.allocations.clone(),
             first: founding.first.clone(),
         };
         genesis.check(&manifest).map_err(NetworkError::Genesis)?;

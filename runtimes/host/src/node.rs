@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output, Progress};
-use neuroshard_proto::{Hash, RequestId, Signature, Step, Time};
+use neuroshard_proto::{Hash, OwnerId, RequestId, Signature, Step, Time};
 use neuroshard_shaders::engine::Engine;
 
 use crate::agreed::Agreed;
@@ -129,6 +129,8 @@ pub struct Setup {
     pub factory: EngineFactory,
     pub tap: Option<Box<dyn Tap>>,
     pub follower: Follower,
+    /// Whose account the status shows.
+    pub owner: OwnerId,
     /// Signs in the node's name. It never waits.
     pub signer: Box<dyn FnMut(&Hash) -> Signature + Send>,
     pub network: Box<dyn Network>,
@@ -151,6 +153,7 @@ impl Live {
         follower.status.uptime_ms = Some(u64::try_from(self.clock.uptime().as_millis()).unwrap_or(u64::MAX));
         follower.status.at_ms = Some(self.clock.now().as_ms());
         follower.status.store_bytes = self.store.bytes_used();
+        follower.status.agreed = Some(self.agreed.status());
         follower
     }
 
@@ -224,7 +227,7 @@ impl Node {
     /// # Errors
     /// If the system gives no threads.
     pub fn new(setup: Setup) -> Result<(Self, Handle, async_channel::Receiver<Report>), NodeError> {
-        let Setup { core, clock, store, engine, factory, tap, follower, signer, network } = setup;
+        let Setup { core, clock, store, engine, factory, tap, follower, owner, signer, network } = setup;
         let (sender, inbox) = async_channel::bounded(INBOX_MAX);
         let (answers, scribe_reports) = (sender.clone(), sender.clone());
         let blobs = StoreBlobs(Arc::clone(&store));
@@ -234,7 +237,7 @@ impl Node {
         let on_report = move |report| drop(scribe_reports.send_blocking(Incoming::Scribe(report)));
         let scribe = Scribe::start(Arc::clone(&store), on_report).map_err(NodeError::Thread)?;
         let (reports, receiver) = Reports::new();
-        let (metrics, agreed, follower) = (Metrics::default(), Agreed::new(&core), Mutex::new(follower));
+        let (metrics, agreed, follower) = (Metrics::default(), Agreed::new(&core, owner), Mutex::new(follower));
         let live = Arc::new(Live { metrics, clock, store, follower, agreed });
         let saved = core.saved_states().last().map(|state| state.snapshot.step);
         let node = Self {

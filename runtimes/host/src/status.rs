@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use neuroshard_core::ledger::Ledger;
 use neuroshard_core::{Event, ModeReason, Progress, SavedState};
-use neuroshard_proto::{Manifest, Time, WIRE_VERSION};
+use neuroshard_proto::{Manifest, OwnerId, Time, WIRE_VERSION};
 use serde::{Deserialize, Serialize};
 
 use crate::network::Network;
@@ -59,6 +60,8 @@ pub struct Status {
     pub saved: Option<Saved>,
     /// The root of the state that the executor took up at the start.
     pub started_from: Option<StateRoot>,
+    /// What the network has agreed on, and what it holds for this node's owner.
+    pub agreed: Option<AgreedStatus>,
     /// Batches that were skipped because a value left its range.
     pub voids: u64,
     /// Bytes of all blobs in the store.
@@ -95,6 +98,34 @@ pub struct Saved {
 pub struct StateRoot {
     pub step: u64,
     pub root: String,
+}
+
+/// The agreed world in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgreedStatus {
+    /// Decided blocks.
+    pub height: u64,
+    /// Root of the agreed state: equal roots, equal worlds.
+    pub root: String,
+    pub epoch: u64,
+    /// This owner's account, in hexadecimal, and what it can spend and has at stake, in units of 10^-9 NEURO.
+    pub account: String,
+    pub balance_units: u64,
+    pub bond_units: u64,
+}
+
+impl AgreedStatus {
+    pub fn new(ledger: &Ledger, owner: OwnerId) -> Self {
+        let account = ledger.account(&owner);
+        Self {
+            height: ledger.head().height,
+            root: ledger.root().to_string(),
+            epoch: ledger.epoch(),
+            account: owner.to_string(),
+            balance_units: account.map_or(0, |account| account.spendable(ledger.protocol_ms()).units()),
+            bond_units: account.map_or(0, |account| account.bonds().units()),
+        }
+    }
 }
 
 /// Turns the core's integer losses into numbers for people.
@@ -145,6 +176,7 @@ impl Status {
             adapter_reason: None,
             saved: None,
             started_from: None,
+            agreed: None,
             voids: 0,
             store_bytes: 0,
             uptime_ms: None,

@@ -51,7 +51,16 @@ impl Scene {
             let text = text();
             let (seed, founder) = (Hash::of_blob(b"seed"), home.founder());
             let (params, source) = (Params::DEFAULT, source(&text));
-            let founding = Founding { model, training, params, seed, source, founder, first: None };
+            let founding = Founding {
+                model,
+                training,
+                params,
+                seed,
+                source,
+                founder,
+                allocations: Default::default(),
+                first: None,
+            };
             home.found(&founding, &mut |_, _| {}).unwrap().0
         });
         Self { home, network }
@@ -74,6 +83,7 @@ impl Scene {
             factory,
             tap,
             follower: Follower::new(status, LossScale::new(&self.network.manifest)),
+            owner: self.home.keys.owner_id(),
             signer: Box::new(self.home.keys.signer()),
             network: Box::new(NobodyElse),
         };

@@ -9,3 +9,4 @@ pub(crate) mod logits;
 pub(crate) mod params;
 pub(crate) mod status;
 pub(crate) mod trace;
+pub(crate) mod wallet;

@@ -7,6 +7,7 @@ use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Visit;
 use neuroshard_host::status::{Loss, Status};
 use neuroshard_host::store::ByteCount;
+use neuroshard_proto::Amount;
 
 use crate::display::{count, duration, short_path};
 use crate::failure::Failure;
@@ -60,6 +61,13 @@ fn words(status: &Status) -> String {
         format!("step {}, {}, root {:.16}", saved.step, ByteCount(saved.bytes), saved.root)
     });
     lines.push(("saved", saved));
+    lines.extend(status.agreed.iter().flat_map(|agreed| {
+        let money = |units| Amount::from_units(units).to_string();
+        [
+            ("agreed", format!("height {}, root {:.16}, epoch {}", count(agreed.height), agreed.root, agreed.epoch)),
+            ("balance", format!("{}, and {} bonded", money(agreed.balance_units), money(agreed.bond_units))),
+        ]
+    }));
     lines.push(("store", ByteCount(status.store_bytes).to_string()));
     if status.voids > 0 {
         lines.push(("void", format!("{} batches", status.voids)));

@@ -342,7 +342,8 @@ mod tests {
         let source = Source::Book(Embedded(vec![("x", &text)]));
         let founder = home.founder();
         let (params, seed, first) = (Params::DEFAULT, Hash::default(), None);
-        let founding = Founding { model, training, params, seed, source, founder, first };
+        let founding =
+            Founding { model, training, params, seed, source, founder, allocations: Default::default(), first };
         let (network, _) = home.found(&founding, &mut |_, _| {}).unwrap();
         let mut status = Status::new(&network, founder.node.to_string(), "/data/neuroshard".into());
         status.version = "0.0.0".into();

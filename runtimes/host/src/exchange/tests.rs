@@ -57,7 +57,7 @@ fn import(from: &Path) -> TempDir {
     let text = vec![b'x'; 4000];
     let source = Source::Book(Embedded(vec![("x", &text)]));
     let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.founder());
-    let founding = Founding { model, training, params, seed, source, founder, first };
+    let founding = Founding { model, training, params, seed, source, founder, allocations: Default::default(), first };
     home.found(&founding, &mut |_, _| {}).unwrap();
     dir
 }
@@ -117,7 +117,8 @@ fn nothing_is_exported_before_the_first_save_or_over_other_files() {
     let text = vec![b'x'; 4000];
     let source = Source::Book(Embedded(vec![("x", &text)]));
     let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.founder());
-    let founding = Founding { model, training, params, seed, source, founder, first: None };
+    let founding =
+        Founding { model, training, params, seed, source, founder, allocations: Default::default(), first: None };
     home.found(&founding, &mut |_, _| {}).unwrap();
     drop(home);
     let error = export(data.path(), &out.path().join("new"), false).unwrap_err();
