@@ -53,7 +53,7 @@ fn config() -> Config {
         founders: vec![Founder::alone(node)].try_into().expect("one"),
         allocations: Default::default(),
     };
-    Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
 }
 
 fn answer(job: &Job) -> Commitment {

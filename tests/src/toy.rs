@@ -44,5 +44,5 @@ pub fn config(mut put: impl FnMut(&[u8]) -> Hash) -> Config {
         founders: vec![Founder::alone(node)].try_into().expect("one founder"),
         allocations: Default::default(),
     };
-    Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
 }

@@ -41,7 +41,7 @@ pub(crate) fn config(number: u8, founders: u8) -> Config {
         founders: (0..founders).map(|number| Founder::alone(node(number))).collect::<Vec<_>>().try_into().unwrap(),
         allocations: vec![Allocation { owner: owner(0), amount: Amount::from_units(1 << 50) }].try_into().unwrap(),
     };
-    Config { genesis, manifest, node: node(number), operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node: node(number), operator: Operator::new(1 << 30, 1 << 30) }
 }
 
 /// A transfer of node 0's account.

@@ -28,7 +28,7 @@ pub fn config() -> Config {
         founders: vec![Founder::alone(node)].try_into().unwrap(),
         allocations: Default::default(),
     };
-    Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
 }
 
 /// What survives a crash.

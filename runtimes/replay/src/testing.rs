@@ -31,7 +31,7 @@ pub(crate) fn config() -> Config {
         founders: List::try_from(vec![Founder::alone(node)]).unwrap(),
         allocations: Default::default(),
     };
-    Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
 }
 
 /// What a step was, as the host saw it.
