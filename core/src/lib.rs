@@ -68,7 +68,7 @@
 //! #     manifest: manifest.root(), founders: vec![Founder::alone(node)].try_into()?, allocations: Default::default(), first: None };
 //! # let mut operator = neuroshard_core::Operator::new(1 << 30, 1 << 30);
 //! # operator.steps = Some(3);
-//! # let config = Config { genesis, manifest, node, operator };
+//! # let config = Config { genesis: genesis.into(), manifest: manifest.into(), node, operator };
 //! # let (mut now, mut steps) = (0, 0);
 //! # host(config, Hash::default(), &mut BTreeMap::new(), || { now += 1; Time::from_ms(now) },
 //! #     |_| Signature([0; 64]), |job| Ok(match job {
@@ -125,7 +125,7 @@ pub mod schedule;
 pub mod softfloat;
 pub mod tokenizer;
 
-pub use config::{Config, Operator};
+pub use config::{Config, Operator, Shared};
 pub use io::{
     Command, DROP_WORDS_MAX, DropReason, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output,
     PeerFault, RECORD_BYTES_MAX, Recovery, TimerKind, Topic,

@@ -117,8 +117,8 @@ fn decode() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("envelope", of("Envelope", &heartbeat)),
         ("heartbeat", of("Heartbeat", inner)),
-        ("genesis", of("Genesis", &config.genesis)),
-        ("manifest", of("Manifest", &config.manifest)),
+        ("genesis", of("Genesis", &*config.genesis)),
+        ("manifest", of("Manifest", &*config.manifest)),
         ("params", of("Params", &config.genesis.params)),
         ("job_train", of("Job", &train)),
         ("job_load", of("Job", &Job::Load { model, range, snapshot })),

@@ -1,5 +1,6 @@
 //! The envelope around every message, and the one way to open it (PROTOCOL §1).
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -95,8 +96,12 @@ pub fn signing_bytes(network: NetworkId, wire_version: u16, kind: u16, payload: 
     hasher.update(payload).finish()
 }
 
-/// Whether an ed25519 key may sign anything: it is a point of the curve and not of small order.
+/// Whether an ed25519 key may sign anything: it is a point of the curve and not of small order. In simulations any name is
+/// a key.
 pub fn is_usable(key: &NodeId) -> bool {
+    if !REAL_SIGNATURES {
+        return true;
+    }
     VerifyingKey::from_bytes(key.as_bytes()).is_ok_and(|key| !key.is_weak() || mutant("weak keys accepted"))
 }
 
@@ -195,9 +200,13 @@ impl fmt::Display for Reject {
 
 impl core::error::Error for Reject {}
 
-/// A message whose signature holds. Only [`Verified::open`] makes one, so no host can skip the check.
+/// A message whose signature holds. Only [`Verified::open`] makes one, so no host can skip the check. Clones share it: a
+/// frame is opened once, however many read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
+pub struct Verified(Arc<Opened>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Opened {
     envelope: Envelope,
     message: Message,
 }
@@ -224,37 +233,37 @@ impl Verified {
             return Err(Reject::Signature { signer });
         }
         message.check_inside(envelope.network)?;
-        Ok(Self { envelope, message })
+        Ok(Self(Arc::new(Opened { envelope, message })))
     }
 
-    pub const fn message(&self) -> &Message {
-        &self.message
+    pub fn message(&self) -> &Message {
+        &self.0.message
     }
 
-    pub const fn network(&self) -> NetworkId {
-        self.envelope.network
+    pub fn network(&self) -> NetworkId {
+        self.0.envelope.network
     }
 
     /// The signer's signature over the message's digest.
-    pub const fn signature(&self) -> Signature {
-        self.envelope.signature
+    pub fn signature(&self) -> Signature {
+        self.0.envelope.signature
     }
 
     /// The envelope as it came, to be passed on.
-    pub const fn envelope(&self) -> &Envelope {
-        &self.envelope
+    pub fn envelope(&self) -> &Envelope {
+        &self.0.envelope
     }
 
     /// The frame as it came.
     pub fn frame(&self) -> Vec<u8> {
-        codec::encode(&self.envelope)
+        codec::encode(&self.0.envelope)
     }
 }
 
 // A verified message is stored as its envelope and verified again when read back: a trace cannot forge one.
 impl Serialize for Verified {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.envelope.serialize(serializer)
+        self.0.envelope.serialize(serializer)
     }
 }
 

@@ -74,7 +74,7 @@ fn toy(disk: &mut Disk, steps: u64) -> Config {
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);
     operator.snapshot_every_steps = 10;
-    Config { genesis, manifest, node, operator }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator }
 }
 
 /// A heartbeat from a node of another network.

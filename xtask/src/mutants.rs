@@ -21,6 +21,7 @@ const fn mutant(name: &'static str, package: &'static str, target: &'static str,
 const CORE: &str = "neuroshard-core";
 const PROTO: &str = "neuroshard-proto";
 const SHADERS: &str = "neuroshard-shaders";
+const SIM: &str = "neuroshard-sim";
 
 const MUTANTS: &[Mutant] = &[
     mutant("trailing bytes accepted", PROTO, "--lib", "codec::tests::one_value_has_one_encoding"),
@@ -29,6 +30,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("tier bounds inclusive", PROTO, "--lib", "params::tests::tiers_are_half_open_intervals"),
     mutant("journal record skipped", CORE, "solo", "a_crash_goes_back_to_the_last_durable_snapshot"),
     mutant("released before durable", CORE, "solo", "nothing_that_depends_on_a_record_happens_before_it_is_durable"),
+    mutant("released before durable", SIM, "worlds", "worlds_with_everything_that_can_go_wrong_hold"),
+    mutant("vote not journaled", SIM, "worlds", "worlds_with_everything_that_can_go_wrong_hold"),
     mutant("solo left out of the hash", CORE, "solo", "every_part_of_the_state_is_in_the_hash"),
     mutant(
         "batch lost at a stop",

@@ -42,7 +42,12 @@ pub(crate) fn config(number: u8, founders: u8) -> Config {
         allocations: vec![Allocation { owner: owner(0), amount: Amount::from_units(1 << 50) }].try_into().unwrap(),
         first: None,
     };
-    Config { genesis, manifest, node: node(number), operator: Operator::new(1 << 30, 1 << 30) }
+    Config {
+        genesis: genesis.into(),
+        manifest: manifest.into(),
+        node: node(number),
+        operator: Operator::new(1 << 30, 1 << 30),
+    }
 }
 
 /// A transfer of node 0's account.

@@ -29,7 +29,7 @@ pub fn config() -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
 }
 
 /// What survives a crash.

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use neuroshard_replay::At;
 
 use crate::settings::Settings;
-use crate::values::{Adapter, ModeWish, Money, Name, PresetName, Seed, Size};
+use crate::values::{Adapter, Faults, Hours, ModeWish, Money, Name, PresetName, Seed, Seeds, Share, Size, Strategies};
 
 const EXIT_CODES: &str = "\
 Settings come from flags, then NEUROSHARD_* environment variables (NEUROSHARD_DATA_DIR, ...), then the configuration file \
@@ -150,6 +150,79 @@ pub(crate) enum Command {
     /// Look into recorded traces
     #[command(subcommand)]
     Trace(TraceCommand),
+    /// Run worlds of many nodes under virtual time, with faults and liars, and check what must hold
+    Sim(SimFlags),
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct SimFlags {
+    #[command(flatten)]
+    pub(crate) world: WorldFlags,
+    /// The worlds of many seeds, FROM..TO, on all cores
+    #[arg(long, value_name = "RANGE", conflicts_with_all = ["seed", "script", "events", "traces"])]
+    pub(crate) seeds: Option<Seeds>,
+    /// Run each world once, without the second run and the replay of each node that prove it
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Write a line for each step to a new file, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+    /// Write the script of the world to a new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// Write a trace of every life of every node into a new directory, for `neuroshard replay`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) traces: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Option<SimCommand>,
+}
+
+/// Which world.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WorldFlags {
+    /// Nodes
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub(crate) nodes: u32,
+    /// How long things go wrong, in hours of the world's time; a calm follows in which all must agree
+    #[arg(long, value_name = "H", default_value = "0.2")]
+    pub(crate) hours: Hours,
+    /// Draws everything that is not said here
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// What may go wrong: all, none, or some of loss, duplicate, reorder, corrupt, bandwidth, partition, clog, crash, disk,
+    /// clock, compute, churn. The seed draws which of them do
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    pub(crate) faults: Faults,
+    /// Let everything in the list go wrong, whatever the seed draws
+    #[arg(long)]
+    pub(crate) every_fault: bool,
+    /// Share of the nodes that lie, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0")]
+    pub(crate) byzantine: Share,
+    /// How they may: all, or some of twins, silence, stale, certificates, garbage
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    pub(crate) strategies: Strategies,
+    /// Nodes hold no layers: they listen and do not train
+    #[arg(long)]
+    pub(crate) idle: bool,
+    /// A world from a script instead of a seed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "hours", "seed", "faults", "byzantine", "idle"])]
+    pub(crate) script: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SimCommand {
+    /// Leave out of a failing world what its failure does not need, and write what is left as a script
+    Minimise {
+        #[command(flatten)]
+        world: WorldFlags,
+        /// A new file
+        out: PathBuf,
+        /// Most worlds to run
+        #[arg(long, value_name = "N", default_value_t = 2000)]
+        attempts: u32,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -32,6 +32,9 @@ use crate::failure::Failure;
 use crate::log::Log;
 use crate::settings::Settings;
 
+// Simulated signatures are for worlds alone: no program that people run can be built with them.
+const _: () = assert!(neuroshard_proto::REAL_SIGNATURES, "a node needs real signatures");
+
 /// Runs the program with the process's own arguments. To be called before the process has other threads.
 pub fn main(runtime: impl Runtime) -> ExitCode {
     engine::leave_drivers_order_alone();
@@ -86,5 +89,6 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Network) => commands::wallet::network(&settings),
         Some(Command::Replay { file }) => commands::trace::replay(&settings, file),
         Some(Command::Trace(command)) => commands::trace::trace(&settings, command),
+        Some(Command::Sim(flags)) => commands::sim::sim(&settings, flags),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use neuroshard_proto::{Amount, Hash, Mode, OwnerId, Preset};
+use neuroshard_sim::{Fault, Strategy};
 use serde::{Deserialize, Deserializer};
 
 /// A number of bytes: `512MiB`, `4G`, `1000000`.
@@ -170,6 +171,103 @@ impl FromStr for Seed {
     }
 }
 
+/// Time in hours, `0.5`, as milliseconds; or with a unit: `90s`, `10m`, `2h`, `3d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hours(pub u64);
+
+impl FromStr for Hours {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no time; write it in hours, like 0.5, or like 90s, 10m, 2h or 3d");
+        let (number, unit_ms) = match text.as_bytes().last() {
+            Some(b's') => (&text[..text.len() - 1], 1000),
+            Some(b'm') => (&text[..text.len() - 1], 60_000),
+            Some(b'h') => (&text[..text.len() - 1], 3_600_000),
+            Some(b'd') => (&text[..text.len() - 1], 86_400_000),
+            _ => (text, 3_600_000),
+        };
+        let millionths = millionths(number).ok_or_else(wrong)?;
+        let ms = u128::from(millionths) * unit_ms / 1_000_000;
+        u64::try_from(ms).map(Self).map_err(|_| wrong())
+    }
+}
+
+/// A share between 0 and 1, as parts per million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(pub u32);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ppm = millionths(text).and_then(|ppm| u32::try_from(ppm).ok()).filter(|ppm| *ppm <= 1_000_000);
+        ppm.map(Self).ok_or_else(|| format!("`{text}` is no share; write a number from 0 to 1, like 0.3"))
+    }
+}
+
+/// A decimal number in millionths.
+fn millionths(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 6 {
+        return None;
+    }
+    let fraction: u64 = format!("{fraction:0<6}").parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(fraction)
+}
+
+/// Seeds `FROM..TO`, without the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seeds {
+    pub from: u64,
+    pub to: u64,
+}
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ends = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        match ends {
+            Some((from, to)) if from < to => Ok(Self { from, to }),
+            _ => Err(format!("`{text}` is no range of seeds; write it like 0..1000")),
+        }
+    }
+}
+
+/// Kinds of fault: `all`, `none`, or names with commas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl FromStr for Faults {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        list(text, &Fault::ALL).map(Self)
+    }
+}
+
+/// Strategies of liars: `all`, `none`, or names with commas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strategies(pub Vec<Strategy>);
+
+impl FromStr for Strategies {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        list(text, &Strategy::ALL).map(Self)
+    }
+}
+
+fn list<T: Copy + FromStr<Err = String>>(text: &str, all: &[T]) -> Result<Vec<T>, String> {
+    match text {
+        "all" => Ok(all.to_vec()),
+        "none" => Ok(Vec::new()),
+        names => names.split(',').map(str::trim).map(str::parse).collect(),
+    }
+}
+
 /// Reads a value from a string or a number of a configuration file.
 macro_rules! deserialize_from_text {
     ($($type:ty),*) => {$(
@@ -216,6 +314,25 @@ mod tests {
         for text in ["", "G", "-1", "4X", "1e9", "1..5G", "99999999999TiB", "4.G.", "ä"] {
             assert!(text.parse::<Size>().unwrap_err().contains("write it like"), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_world_is_made_of_reads_itself() {
+        let hours = [("2", 7_200_000), ("0.5", 1_800_000), ("90s", 90_000), ("10m", 600_000), ("3d", 259_200_000)];
+        for (text, ms) in hours {
+            assert_eq!(text.parse(), Ok(Hours(ms)), "{text}");
+        }
+        for text in ["", "h", "1x", "-1", "0.1234567", ".5", "1e3", "99999999999999999999"] {
+            assert!(text.parse::<Hours>().unwrap_err().contains("is no time"), "{text}");
+        }
+        assert_eq!(["0", "0.3", "1"].map(str::parse), [Ok(Share(0)), Ok(Share(300_000)), Ok(Share(1_000_000))]);
+        assert!("1.1".parse::<Share>().is_err() && "30%".parse::<Share>().is_err());
+        assert_eq!("5..9".parse(), Ok(Seeds { from: 5, to: 9 }));
+        assert!(["9..5", "5", "5..", "a..b"].iter().all(|text| text.parse::<Seeds>().is_err()));
+        assert_eq!("loss, crash".parse(), Ok(Faults(vec![Fault::Loss, Fault::Crash])));
+        assert_eq!("none".parse(), Ok(Faults(vec![])));
+        assert!("fire".parse::<Faults>().unwrap_err().contains("there are loss"));
+        assert_eq!("twins".parse(), Ok(Strategies(vec![Strategy::Twins])));
     }
 
     #[test]

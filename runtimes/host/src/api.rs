@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use neuroshard_core::Command;
+use neuroshard_core::ledger::Refusal;
 use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::{Hash, OwnerId};
 use serde::de::DeserializeOwned;
@@ -149,10 +150,10 @@ fn submit(handle: &Handle, body: &[u8]) -> Response {
     if !signed.holds(ledger.network()) {
         return Response::text(http::Status::Conflict, "its signature does not hold in this network");
     }
-    if let Err(refusal) = ledger.admits(&signed)
-        && !refusal.is_premature()
-    {
-        return Response::text(http::Status::Conflict, &refusal.to_string());
+    // A number that is not up yet may wait for those before it; everything else is better known at once.
+    match ledger.admits(&signed) {
+        Ok(()) | Err(Refusal::Sequence { .. }) => {}
+        Err(refusal) => return Response::text(http::Status::Conflict, &refusal.to_string()),
     }
     let id = signed.transaction.digest(ledger.network()).to_string();
     if handle.command(Command::Submit(Box::new(signed))) {

@@ -32,7 +32,7 @@ pub(crate) fn config() -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config { genesis, manifest, node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
 }
 
 /// What a step was, as the host saw it.

@@ -7,6 +7,7 @@ pub(crate) mod generate;
 pub(crate) mod keys;
 pub(crate) mod logits;
 pub(crate) mod params;
+pub(crate) mod sim;
 pub(crate) mod status;
 pub(crate) mod trace;
 pub(crate) mod wallet;

@@ -1,0 +1,57 @@
+//! Events a second and bytes a node, for worlds of growing size: nodes that listen, follow the ledger and say that they live.
+//!
+//! `cargo bench -p neuroshard-sim [-- NODES...]`; with `--features sim-signatures` for the speed of campaigns. Without numbers: 10 to
+//! 1,000 nodes. A million, as far as memory goes: `cargo bench -p neuroshard-sim --features sim-signatures -- 1000000`.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use neuroshard_sim::{Count, Options, Scenario, World};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() {
+    let given: Vec<u32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    // Under the test runner this only shows that it runs.
+    let quick = std::env::args().any(|argument| argument == "--test");
+    let sizes = match given.is_empty() {
+        _ if quick => vec![10],
+        true => vec![10, 100, 1000],
+        false => given,
+    };
+    println!("| nodes | events | events/s | bytes a node | blocks |\n|---:|---:|---:|---:|---:|");
+    for nodes in sizes {
+        let options = Options { training: false, ..Options::calm(nodes, 60_000) };
+        let mut scenario = Scenario::draw(&options, 1).expect("a world");
+        scenario.world.wish_ms = 2000;
+        let before = HELD.load(Ordering::Relaxed);
+        let (started, mut world) = (Instant::now(), World::new(&scenario));
+        let report = world.run();
+        assert_eq!(report.failure, None);
+        let events = report.counts.get(Count::Events);
+        let rate = events as f64 / started.elapsed().as_secs_f64();
+        let each = (HELD.load(Ordering::Relaxed) - before) / nodes as usize;
+        println!("| {nodes} | {events} | {rate:.0} | {each} | {} |", report.counts.get(Count::Blocks));
+    }
+}
