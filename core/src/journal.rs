@@ -13,7 +13,7 @@ use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::agreement::Ballot;
-use crate::ledger::sync::Chunk;
+use crate::ledger::sync::CHUNK_BYTES_MAX;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
 
 /// Most snapshots a node keeps.
@@ -50,8 +50,8 @@ pub enum JournalFact {
     /// The agreed state after this block follows in chunks; with it, all older facts about the agreed world may go. The
     /// values are those of [`Self::Bound`] that may still be revealed.
     State { decided: Box<Decided>, values: List<(u64, Hash), 4> },
-    /// A part of that state.
-    Chunk { chunk: Box<Chunk> },
+    /// A part of that state, encoded: a [`crate::ledger::sync::Chunk`].
+    Chunk { chunk: Bytes<CHUNK_BYTES_MAX> },
 }
 
 /// Who needs older records: they are deleted when nobody does.
