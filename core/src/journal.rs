@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreement::Ballot;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
-use crate::ledger::sync::Chunk;
+use crate::ledger::sync::{CHUNK_BYTES_MAX, Chunk};
 
 /// Most snapshots a node keeps.
 pub const SNAPSHOTS_MAX: u32 = 3;
@@ -50,8 +50,8 @@ pub enum JournalFact {
     /// The agreed state after this block follows in chunks; with it, all older facts about the agreed world may go. The
     /// values are those of [`Self::Bound`] that may still be revealed.
     State { decided: Box<Decided>, values: List<(u64, Hash), 4> },
-    /// A part of that state.
-    Chunk { chunk: Box<Chunk> },
+    /// A part of that state, encoded: a [`crate::ledger::sync::Chunk`].
+    Chunk { chunk: Bytes<CHUNK_BYTES_MAX> },
 }
 
 /// Who needs older records: they are deleted when nobody does.

@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn random_schedules_hold() {
-        for number in 0..400 {
+        for number in 0..150 {
             let mut stream = Stream::new(&Hash::of_blob(b"schedules"), "fuzz", number);
             let len = stream.below(300) as usize;
             let mut bytes = vec![0; len];

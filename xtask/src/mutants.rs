@@ -97,6 +97,27 @@ const MUTANTS: &[Mutant] = &[
         "ledger",
         "proofs::a_light_client_skips_where_a_third_of_those_it_trusts_signed",
     ),
+    mutant("quorum one vote short", CORE, "--lib", "agreement::tests::scenarios::a_quorum_is_more_than_two_thirds"),
+    mutant(
+        "finalize after nullify",
+        CORE,
+        "--lib",
+        "agreement::tests::scenarios::who_nullified_a_view_does_not_finalize_in_it_or_before",
+    ),
+    mutant("lock not reported", CORE, "--lib", "agreement::tests::scenarios::a_notarization_locks_and_is_finalized"),
+    mutant(
+        "locks may be left behind",
+        CORE,
+        "--lib",
+        "agreement::tests::scenarios::a_locked_block_must_be_proposed_again",
+    ),
+    mutant(
+        "votes forgotten at a restart",
+        CORE,
+        "--lib",
+        "agreement::tests::scenarios::a_restart_forgets_no_vote_and_no_lock",
+    ),
+    mutant("vote not journaled", CORE, "chain", "crashes::no_vote_is_signed_before_it_is_durable"),
     mutant("schedule one step late", CORE, "--lib", "schedule::tests::corrections_undo_the_bias_of_young_moments"),
     mutant(
         "windows drawn twice",

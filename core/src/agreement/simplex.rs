@@ -155,8 +155,7 @@ impl Simplex {
     pub(super) fn essence(&self) -> impl Serialize + use<> {
         let entry = self.entry.as_ref().map(|entry| (entry.certificate.subject, entry.certificate.newest_lock()));
         let notarized: Vec<Lock> = self.notarized.values().filter_map(lock_of).collect();
-        let waits = self.deadline.is_some();
-        (self.view, entry, notarized, self.own.clone(), self.nullified, self.offered, waits, self.durable.clone())
+        (self.view, entry, notarized, self.own.clone(), self.nullified, self.offered)
     }
 
     /// The certificates that somebody needs to catch up with this node's view.

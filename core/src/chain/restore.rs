@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Decided;
-use neuroshard_proto::{Hash, JournalSeq, List};
+use neuroshard_proto::{Bytes, Hash, JournalSeq, List, codec};
 use serde::{Serialize, Serializer};
 
 use super::Chain;
@@ -100,10 +100,11 @@ impl Past {
         Ok(())
     }
 
-    fn take_chunk(&mut self, chunk: &Chunk) -> Result<(), Contradiction> {
+    fn take_chunk(&mut self, chunk: &[u8]) -> Result<(), Contradiction> {
         let Some((_, decided, assembly)) = self.assembly.as_mut() else { return Ok(()) };
         let height = decided.block.header.height;
-        assembly.accept(chunk).map_err(|_| Contradiction { height })?;
+        let chunk: Chunk = codec::decode(chunk).map_err(|_| Contradiction { height })?;
+        assembly.accept(&chunk).map_err(|_| Contradiction { height })?;
         if assembly.missing() != Some(0) {
             return Ok(());
         }
@@ -196,7 +197,7 @@ fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Er
 impl Chain {
     /// Writes down a fact.
     pub(super) fn write(&mut self, cx: &mut Cx<'_>, fact: JournalFact) -> JournalSeq {
-        let bytes = u64::try_from(neuroshard_proto::codec::encode(&fact).len()).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(codec::encode(&fact).len()).unwrap_or(u64::MAX);
         self.writing.facts = self.writing.facts.saturating_add(bytes);
         let record = cx.persist(fact);
         cx.journal.keep_from(Keeper::Chain, record);
@@ -223,9 +224,11 @@ impl Chain {
         let mut chunks = snapshot.ledger.chunks().skip(done);
         let mut last = snapshot.first;
         for chunk in chunks.by_ref().take(CHUNKS_A_STEP) {
-            let bytes = u64::try_from(neuroshard_proto::codec::encode(&chunk).len()).unwrap_or(u64::MAX);
-            self.writing.state = self.writing.state.saturating_add(bytes);
-            last = cx.persist(JournalFact::Chunk { chunk: Box::new(chunk) });
+            let chunk = Bytes::try_from(codec::encode(&chunk));
+            assert!(chunk.is_ok(), "a chunk has a limit");
+            let chunk = chunk.unwrap_or_default();
+            self.writing.state = self.writing.state.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            last = cx.persist(JournalFact::Chunk { chunk });
             snapshot.chunks = snapshot.chunks.saturating_add(1);
         }
         let more = chunks.next().is_some();
