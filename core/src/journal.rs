@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreement::Ballot;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
-use crate::ledger::sync::{CHUNK_BYTES_MAX, Chunk};
+use crate::ledger::sync::CHUNK_BYTES_MAX;
 
 /// Most snapshots a node keeps.
 pub const SNAPSHOTS_MAX: u32 = 3;

@@ -1,5 +1,5 @@
 //! One history: no two blocks decided at a height, equal roots at equal heights, heights that follow one on the other
-//! (PROTOCOL §14.2); nobody honest is accused (§14.3); and in the calm every node goes on to decide.
+//! (PROTOCOL §14, 2); nobody honest is accused (§14.3); and in the calm every node goes on to decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 
