@@ -407,7 +407,9 @@ impl Simplex {
         let again = match self.entry.as_ref().map(|entry| entry.certificate.subject) {
             None if self.view > 0 => return,
             None => None,
-            Some(Subject::Notarized { block, .. } | Subject::Finalized { block, .. }) => Some(block),
+            // Who entered by a notarization waits for the finalization that is under way. If it does not come, the view is
+            // nullified, and the next leader proposes the locked block again.
+            Some(Subject::Notarized { .. } | Subject::Finalized { .. }) => return,
             Some(Subject::Nullified { .. }) => {
                 let lock = self.entry.as_ref().and_then(|entry| entry.certificate.newest_lock());
                 lock.map(|lock| lock.block)

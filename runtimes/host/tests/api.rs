@@ -57,9 +57,14 @@ fn without_the_right_token_nothing_is_told() {
 #[test]
 fn other_paths_methods_and_garbage_are_refused() {
     let address = serve();
-    let cases: [(&[u8], &str); 4] = [
+    let cases: [(&[u8], &str); 6] = [
         (b"GET /other HTTP/1.1\r\nAuthorization: Bearer secret\r\n\r\n", "HTTP/1.1 404 Not Found"),
-        (b"POST /status HTTP/1.1\r\nAuthorization: Bearer secret\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
+        (b"PUT /status HTTP/1.1\r\nAuthorization: Bearer secret\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
+        (b"POST /other HTTP/1.1\r\nAuthorization: Bearer secret\r\n\r\n", "HTTP/1.1 400 Bad Request"),
+        (
+            b"POST /other HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length: 99999\r\n\r\n",
+            "HTTP/1.1 413 Content Too Large",
+        ),
         (b"\x16\x03\x01\x02\x00\r\n\r\n", "HTTP/1.1 400 Bad Request"),
         (b"GET /status HTTP/1.1\r\nX: \0\r\n\r\n", "HTTP/1.1 400 Bad Request"),
     ];

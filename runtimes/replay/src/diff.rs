@@ -226,7 +226,7 @@ mod tests {
             assert_eq!((a.step, a.time), (b.step, b.time));
             assert_ne!(a.input, b.input);
             // Losses are in the answers to batches alone, which come every other step.
-            assert!((after + 1..after + 12).contains(&a.step), "bent after {after}, found at {}", a.step);
+            assert!((after + 1..after + 32).contains(&a.step), "bent after {after}, found at {}", a.step);
             let before = &log[after as usize..a.step as usize - 1];
             let batch = |input| InputLine(input).to_string().contains("batch of");
             assert!(!before.iter().any(|logged| batch(&logged.input)), "an earlier batch went unnoticed");

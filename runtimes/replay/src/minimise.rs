@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn what_a_symptom_does_not_need_is_left_out() {
         let minimal = smallest("event mode solo");
-        assert_eq!((kinds(&minimal), minimal.before), (vec!["tick", "computed"], 3));
+        assert_eq!((kinds(&minimal), minimal.before), (vec!["tick", "computed"], 11));
         // Start, benchmark, state, evaluation, and two batches with the step between them.
         let minimal = smallest("train batch 2 of 8");
         assert_eq!(kinds(&minimal), ["tick", "computed", "computed", "computed", "computed", "computed", "computed"]);
