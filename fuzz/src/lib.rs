@@ -8,11 +8,12 @@
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run core --features libfuzzer -- -max_total_time=300
 //! ```
 //!
-//! (`decode`, `core`, `apply`, `trace`, `tokenizer`; a nightly compiler needs no `RUSTC_BOOTSTRAP`, and with `-s none` it runs faster:
-//! what is fuzzed has no unsafe code.) What the fuzzer finds lands in
+//! (`decode`, `core`, `agreement`, `apply`, `trace`, `tokenizer`; a nightly compiler needs no `RUSTC_BOOTSTRAP`, and with
+//! `-s none` it runs faster: what is fuzzed has no unsafe code.) What the fuzzer finds lands in
 //! the corpus under a name that git ignores. A crash becomes a regression test by giving its file a name that says what it
 //! shows; `cargo xtask golden` writes the seeds anew when an encoding changes.
 
+pub mod agreement;
 pub mod apply;
 pub mod decode;
 pub mod memory;

@@ -21,8 +21,9 @@ use crate::world::{Disk, World};
 pub type Corpus = (&'static str, Vec<(&'static str, Vec<u8>)>);
 
 /// The corpora.
-pub fn corpora() -> [Corpus; 5] {
-    [("decode", decode()), ("core", schedules()), ("apply", histories()), ("trace", traces()), ("tokenizer", texts())]
+pub fn corpora() -> [Corpus; 6] {
+    let (decode, core, agreement) = (("decode", decode()), ("core", schedules()), ("agreement", heights()));
+    [decode, core, agreement, ("apply", histories()), ("trace", traces()), ("tokenizer", texts())]
 }
 
 /// Where a target's corpus lies.
@@ -89,6 +90,31 @@ fn histories() -> Vec<(&'static str, Vec<u8>)> {
             [bond, vec![7, 20, 4], vec![1; 80], vec![0, 0], block(2), vec![7, 3, 1, 0, 0, 0, 0, 0]].concat(),
         ),
         ("a_day_without_blocks", [block(3), transfer(2, 3), block(3), epochs(2)].concat()),
+    ]
+}
+
+/// Draws of leaders, and acts on a height: everybody hears the newest messages, timeouts, crashes, lies.
+fn heights() -> Vec<(&'static str, Vec<u8>)> {
+    let all = |which: u8| (0..5_u8).flat_map(move |place| [0xf0 | place, which]);
+    let timeouts = || (0..5_u8).flat_map(|place| [0xa0 | place, 0]);
+    let crashes = || (0..5_u8).flat_map(|place| [0xd0 | place, 0]);
+    let round = |draw: u8| [draw].into_iter().chain(all(255)).chain(all(255)).chain(all(255));
+    vec![
+        ("calm", round(0).collect()),
+        ("another_leader", round(7).collect()),
+        ("nobody_hears_the_proposal", [1].into_iter().chain(timeouts()).chain(all(20)).chain(all(255)).collect()),
+        (
+            "crash_between_votes",
+            [2].into_iter().chain(all(3)).chain(crashes()).chain(all(255)).chain(all(255)).collect(),
+        ),
+        ("some_finalize_and_some_nullify", {
+            let some = [0xf0, 20, 0xf1, 20, 0xa2, 0, 0xa3, 0];
+            [0].into_iter().chain(all(2)).chain(some).chain(all(255)).chain(timeouts()).chain(all(255)).collect()
+        }),
+        ("lies", {
+            let lies = (0..40_u8).flat_map(|which| [0xe0, which.wrapping_mul(13)]);
+            [5].into_iter().chain(all(9)).chain(lies).chain(all(255)).chain(timeouts()).chain(all(255)).collect()
+        }),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use neuroshard_fuzz::{apply, decode, node, seeds, tokenizer, trace};
+use neuroshard_fuzz::{agreement, apply, decode, node, seeds, tokenizer, trace};
 
 fn run_all(target: &str, run: fn(&[u8])) {
     let folder = seeds::folder(target);
@@ -30,6 +30,11 @@ fn whatever_is_decoded_is_canonical_or_refused() {
 #[test]
 fn whatever_happens_to_a_node_its_promises_hold() {
     run_all("core", node::run);
+}
+
+#[test]
+fn whatever_order_votes_come_in_one_block_is_decided() {
+    run_all("agreement", agreement::run);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The votes of one view, counted.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -8,14 +9,14 @@ use neuroshard_proto::{Hash, NodeId, Signature};
 use serde::Serialize;
 
 /// What came of a vote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     /// It weighs in.
     New,
     /// It was there before.
     Known,
     /// It contradicts another one of the same validator, and does not count.
-    Contradiction(Evidence),
+    Contradiction(Box<Evidence>),
 }
 
 /// Votes of one kind: the first of each validator, and what each choice weighs.
@@ -71,7 +72,7 @@ impl Ballots {
             if other.vote.statement == statement {
                 known = true;
             } else if other.vote.statement.contradicts(&statement) {
-                return Counted::Contradiction(Evidence { first: other, second: *vote });
+                return Counted::Contradiction(Box::new(Evidence { first: other, second: *vote }));
             }
         }
         if known {

@@ -53,6 +53,7 @@ mod simplex;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -125,7 +126,7 @@ pub enum Output {
     /// The height is decided by this finalization.
     Decided(Certificate),
     /// A validator contradicted itself.
-    Caught(Evidence),
+    Caught(Box<Evidence>),
 }
 
 /// A protocol that decides one height. It is a value: equal inputs at equal times give equal outputs and states.

@@ -181,11 +181,11 @@ impl Chain {
     }
 
     /// Reports a validator that contradicted itself, if this node may and nobody did before.
-    fn accuse(&mut self, cx: &mut Cx<'_>, evidence: Evidence) {
+    fn accuse(&mut self, cx: &mut Cx<'_>, evidence: Box<Evidence>) {
         let validator = evidence.first.vote.validator;
         cx.event(Event::Equivocation { validator });
         let author = Author::Node { node: cx.config.node, epoch: self.ledger.epoch() };
-        let transaction = Transaction { author, action: Action::ReportEquivocation { evidence: Box::new(evidence) } };
+        let transaction = Transaction { author, action: Action::ReportEquivocation { evidence } };
         self.wish(cx, transaction, None);
     }
 

@@ -89,7 +89,12 @@ impl Past {
                 self.assembly = Some((record, decided, assembly));
             }
             JournalFact::Chunk { chunk } => return self.take_chunk(&chunk),
-            fact => {
+            fact @ (JournalFact::Proposed { .. }
+            | JournalFact::Voted { .. }
+            | JournalFact::Decided { .. }
+            | JournalFact::Bound { .. }
+            | JournalFact::Founded { .. }
+            | JournalFact::Saved { .. }) => {
                 let wait = self.assembly.as_ref().is_some_and(|(_, at, _)| at.block.header.height > self.height());
                 if !wait {
                     return self.follow(fact);

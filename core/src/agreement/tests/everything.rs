@@ -98,13 +98,13 @@ impl World {
             .statements()
             .filter_map(|(number, statement)| match statement {
                 Statement::Nullify { view: of, lock, .. } if of == view => Some((number, lock)),
-                _ => None,
+                Statement::Notarize { .. } | Statement::Nullify { .. } | Statement::Finalize { .. } => None,
             })
             .collect();
         let mut found: Vec<Certificate> = Vec::new();
         let liar = (0..view).flat_map(|view| self.notarizations(view)).map(|one| match one.subject {
             Subject::Notarized { view, block, .. } => Some((view, block)),
-            other => panic!("{other:?}"),
+            Subject::Nullified { .. } | Subject::Finalized { .. } => None,
         });
         let subject = Subject::Nullified { height: HEIGHT, view };
         for lie in [None].into_iter().chain(liar) {

@@ -7,7 +7,7 @@ mod schedules;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use neuroshard_proto::chain::{Seats, SignedVote, Statement, Vote};
+use neuroshard_proto::chain::{Certificate, Lock, Seats, SignedVote, Statement, Subject, Vote};
 use neuroshard_proto::{Hash, NodeId, Signature, Time};
 
 use super::{Agreement, Ballot, Input, Offer, Output, Simplex};
@@ -44,7 +44,7 @@ pub(super) fn finalize(view: u64, block: Hash) -> Statement {
 }
 
 pub(super) fn nullify(view: u64, lock: Option<(u64, Hash)>) -> Statement {
-    let lock = lock.map(|(view, block)| neuroshard_proto::chain::Lock { view, block });
+    let lock = lock.map(|(view, block)| Lock { view, block });
     Statement::Nullify { height: HEIGHT, view, lock }
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Told {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) struct SignedVoteOrd(pub(super) SignedVote);
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(super) struct CertificateOrd(pub(super) neuroshard_proto::chain::Certificate);
+pub(super) struct CertificateOrd(pub(super) Certificate);
 
 macro_rules! ordered {
     ($($name:ident),*) => {$(
@@ -151,9 +151,11 @@ impl Honest {
 
     /// The block it has decided.
     pub(super) fn decided(&self) -> Option<Hash> {
-        self.simplex.decided().map(|certificate| match certificate.subject {
-            neuroshard_proto::chain::Subject::Finalized { block, .. } => block,
-            other => panic!("{other:?} decides nothing"),
+        self.simplex.decided().map(|certificate| {
+            let Subject::Finalized { block, .. } = certificate.subject else {
+                panic!("{certificate:?} decides nothing")
+            };
+            block
         })
     }
 }
