@@ -31,7 +31,7 @@ fn height(count: usize) -> (Vec<SignedVote>, NodeId, Hash) {
     let mut all: Vec<Simplex> =
         (0..count).map(|number| Simplex::start(1, Arc::clone(&seats), node(number), [])).collect();
     let (mut wire, mut said) = (VecDeque::new(), Vec::new());
-    let mut hear = |place: usize, simplex: &mut Simplex, input: Input<'_>, wire: &mut VecDeque<SignedVote>| {
+    let hear = |place: usize, simplex: &mut Simplex, input: Input<'_>, wire: &mut VecDeque<SignedVote>| {
         let mut out = Vec::new();
         simplex.on(Time::ZERO, input, &mut out);
         while let Some(output) = out.pop() {

@@ -215,10 +215,12 @@ mod tests {
     #[test]
     fn what_a_symptom_does_not_need_is_left_out() {
         let minimal = smallest("event mode solo");
-        assert_eq!((kinds(&minimal), minimal.before), (vec!["tick", "computed"], 11));
-        // Start, benchmark, state, evaluation, and two batches with the step between them.
+        assert_eq!((kinds(&minimal), minimal.before), (vec!["tick", "computed"], 10));
+        // Start, benchmark, state, evaluation, and two batches with the step between them; what else stays moves the
+        // numbers of the requests on to those of the answers.
         let minimal = smallest("train batch 2 of 8");
-        assert_eq!(kinds(&minimal), ["tick", "computed", "computed", "computed", "computed", "computed", "computed"]);
+        let computed = kinds(&minimal).into_iter().filter(|kind| *kind == "computed").count();
+        assert!(computed == 6 && minimal.steps.len() < minimal.before as usize, "{:?}", kinds(&minimal));
         // A stranger is refused by a node that has done nothing at all.
         let minimal = smallest("of another network");
         assert_eq!((kinds(&minimal), minimal.before), (vec!["message"], 40));
