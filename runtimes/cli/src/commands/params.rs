@@ -84,7 +84,26 @@ fn words(params: &Params) -> String {
     for (name, value) in single {
         text.push_str(&format!("{name:<24}{value}\n"));
     }
+    for (title, group) in ledger_numbers(params) {
+        text.push_str(&format!("\n{title}\n"));
+        for (name, value) in group {
+            text.push_str(&format!("  {name:<22}{value}\n"));
+        }
+    }
     text
+}
+
+/// The ledger's numbers by group, under the names that they have in code: none can be forgotten here.
+fn ledger_numbers(params: &Params) -> Vec<(&'static str, Vec<(String, String)>)> {
+    let numbers = |value: Result<serde_json::Value, serde_json::Error>| {
+        let fields = value.ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
+        fields.into_iter().map(|(name, value)| (name, value.to_string())).collect()
+    };
+    vec![
+        ("money, in units of 10^-9 NEURO; ratios in parts per million", numbers(serde_json::to_value(params.money))),
+        ("nodes", numbers(serde_json::to_value(params.nodes))),
+        ("validators", numbers(serde_json::to_value(params.validators))),
+    ]
 }
 
 #[cfg(test)]
@@ -101,6 +120,9 @@ mod tests {
             "audit floor                   0 %      0 %      0 %      0 %      1 %      3 %      5 %      5 %",
             "session (s)                  1800     1800     1800     1800     3600     3600     3600     3600",
             "memory for layers       80 %",
+            "  fee                   50000",
+            "  unbonding_ms          604800000",
+            "  seats_quorum          359",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
