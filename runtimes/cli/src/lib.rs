@@ -9,6 +9,9 @@
 //! | 4 | the device that was demanded is not there |
 //! | 130 | quit without saving |
 
+// Lines go through `say`, which does not panic where nobody reads.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod book;
 mod commands;
@@ -18,10 +21,12 @@ mod failure;
 mod log;
 mod recording;
 mod run;
+mod say;
 pub mod settings;
 mod signals;
 pub mod values;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -30,6 +35,7 @@ use neuroshard_host::runtime::Runtime;
 use crate::args::{Cli, Command, DataCommand, KeysCommand};
 use crate::failure::Failure;
 use crate::log::Log;
+use crate::say::aside;
 use crate::settings::Settings;
 
 // Simulated signatures are for worlds alone: no program that people run can be built with them.
@@ -43,9 +49,10 @@ pub fn main(runtime: impl Runtime) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if cli.common.json {
-                println!("{}", serde_json::json!({ "event": "error", "message": failure.message }));
+                let _ =
+                    writeln!(io::stdout(), "{}", serde_json::json!({ "event": "error", "message": failure.message }));
             }
-            eprintln!("neuroshard: {failure}");
+            aside!("neuroshard: {failure}");
             failure.exit_code()
         }
     }

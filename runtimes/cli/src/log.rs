@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::say::aside;
+
 /// Without `--log`, only what needs attention.
 const FILTER_DEFAULT: &str = "warn";
 /// Lines that wait for the panel at most.
@@ -72,7 +74,7 @@ impl Log {
     pub(crate) fn release(&self) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         for line in held.into_iter().flatten() {
-            eprintln!("{line}");
+            aside!("{line}");
         }
     }
 }

@@ -8,6 +8,7 @@ use neuroshard_core::Command;
 use neuroshard_host::node::Handle;
 
 use crate::display::restore_terminal;
+use crate::say::aside;
 
 /// Exit code of a process that was told to quit at once: 128 and the number of SIGINT.
 pub(crate) const EXIT_INTERRUPTED: i32 = 130;
@@ -48,11 +49,11 @@ impl Signals {
         let times = self.times.fetch_add(1, Ordering::AcqRel) + 1;
         let quit = match &*node {
             None => {
-                eprintln!("\nstopped before the first step; there is nothing to save");
+                aside!("\nstopped before the first step; there is nothing to save");
                 true
             }
             Some(_) if times > 2 => {
-                eprintln!("\nquit without saving what came after the last save");
+                aside!("\nquit without saving what came after the last save");
                 true
             }
             Some(node) => {

@@ -2,9 +2,10 @@
 
 mod common;
 
+use std::io::{Seek as _, SeekFrom};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Dice, Scratch};
+use common::{Dice, Running, Scratch};
 
 /// Snapshots as often as the disk allows, so that kills fall into them.
 const OFTEN: &str = "[snapshots]\nevery-steps = 7\nshare-ppm = 1000000\n";
@@ -148,7 +149,11 @@ const FULL: u64 = 8192;
 fn a_full_disk_stops_no_training_and_loses_nothing() {
     let scratch = Scratch::new();
     let arguments = format!("--config {} --seed s", scratch.config(OFTEN).display());
-    let mut node = scratch.start("node", &arguments);
+    // Its log is on the full disk as well: what it would say there is lost, and nothing else.
+    let log = std::fs::File::create(scratch.path("log")).unwrap();
+    log.set_len(2 * FULL).unwrap();
+    (&log).seek(SeekFrom::End(0)).unwrap();
+    let mut node = Running::start_logging_to(scratch.command("node", &format!("{arguments} --json")), log);
     node.wait_for("saved", |_| true);
     limit_file_size(node.id() as i32, FULL);
     // It is the snapshot that does not fit, or its record in the journal, whichever came first.

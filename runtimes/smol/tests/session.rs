@@ -175,3 +175,18 @@ fn training_comes_within_a_tenth_of_the_entropy_of_the_synthetic_language() {
     assert!(loss > 0.99 * entropy, "{loss} is below what is possible");
     assert!(loss < 1.1 * entropy, "{loss} nats, the language has {entropy}");
 }
+
+#[test]
+fn a_reader_that_leaves_ends_a_command_quietly() {
+    let scratch = Scratch::new();
+    for command in ["params", "doctor --adapter cpu"] {
+        let mut child = scratch.command("node", command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()),
+            (Some(0), ""),
+            "{command}"
+        );
+    }
+}

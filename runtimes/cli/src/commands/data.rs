@@ -8,6 +8,7 @@ use neuroshard_proto::Preset;
 
 use crate::display::count;
 use crate::failure::Failure;
+use crate::say::out;
 use crate::settings::Settings;
 use crate::values::PresetName;
 
@@ -31,14 +32,14 @@ pub(crate) fn pack(
             "held_out_shards": held_out,
             "skipped": packed.skipped.to_string(),
         });
-        println!("{line}");
+        out!("{line}");
         return Ok(());
     }
-    println!("packed {} documents, {} of text", packed.documents, ByteCount(manifest.text_bytes));
-    println!("into {} shards, {held_out} of them held out; {} tokens", manifest.shards.len(), count(manifest.tokens()));
+    out!("packed {} documents, {} of text", packed.documents, ByteCount(manifest.text_bytes));
+    out!("into {} shards, {held_out} of them held out; {} tokens", manifest.shards.len(), count(manifest.tokens()));
     if !packed.skipped.is_nothing() {
-        println!("skipped {}", packed.skipped);
+        out!("skipped {}", packed.skipped);
     }
-    println!("Train on it with: neuroshard run --data {} --data-dir NEW", out.display());
+    out!("Train on it with: neuroshard run --data {} --data-dir NEW", out.display());
     Ok(())
 }

@@ -15,6 +15,7 @@ use neuroshard_shaders::selftest::Verdict;
 
 use crate::engine;
 use crate::failure::Failure;
+use crate::say::out;
 use crate::settings::Settings;
 
 /// The first of January 2026: a clock before that was never set.
@@ -43,9 +44,9 @@ pub(crate) fn doctor(settings: &Settings) -> Result<(), Failure> {
             }
         };
         if json {
-            println!("{}", serde_json::json!({ "check": name, "result": mark.to_lowercase(), "text": text }));
+            out!("{}", serde_json::json!({ "check": name, "result": mark.to_lowercase(), "text": text }));
         } else {
-            println!("{mark:<6} {name:<18} {text}");
+            out!("{mark:<6} {name:<18} {text}");
         }
     };
     tell("entropy", entropy().map_or_else(|e| Finding::Wrong(e.to_string()), |_| Finding::Fine("at hand".into())));

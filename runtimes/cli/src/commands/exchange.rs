@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::display::{count, short_path};
 use crate::failure::Failure;
 use crate::run::{seed, source};
+use crate::say::out;
 use crate::settings::Settings;
 
 pub(crate) fn export(settings: &Settings, out: &Path, force: bool) -> Result<(), Failure> {
@@ -25,16 +26,14 @@ pub(crate) fn export(settings: &Settings, out: &Path, force: bool) -> Result<(),
             "bytes": written.bytes,
             "lm_head_bias": written.bias,
         });
-        println!("{line}");
+        out!("{line}");
         return Ok(());
     }
-    println!("exported  step {} of network {:.16} to {}", written.step, written.network, out.display());
-    println!("model     {} parameters as singles, {}", count(written.parameters), ByteCount(written.bytes));
+    out!("exported  step {} of network {:.16} to {}", written.step, written.network, out.display());
+    out!("model     {} parameters as singles, {}", count(written.parameters), ByteCount(written.bytes));
     if written.bias {
-        println!(
-            "note      the head has a bias, which a Llama has not: transformers reports it as UNEXPECTED and leaves"
-        );
-        println!("          it out. The line that puts it in is in the book, under \"Models in and out\".");
+        out!("note      the head has a bias, which a Llama has not: transformers reports it as UNEXPECTED and leaves");
+        out!("          it out. The line that puts it in is in the book, under \"Models in and out\".");
     }
     Ok(())
 }
@@ -70,16 +69,16 @@ pub(crate) fn import(settings: &Settings, from: &Path) -> Result<(), Failure> {
             "root": state.to_string(),
             "data": network.source.to_string(),
         });
-        println!("{line}");
+        out!("{line}");
         return Ok(());
     }
-    println!("imported  {} into {}", from.display(), short_path(&root.display().to_string()));
-    println!("founded   network {id:.16}, whose first weights these are");
-    println!("model     {}: {} parameters, root {state:.16}", network.model_name(), count(model.parameters()));
-    println!("text      {}, {}", network.source, ByteCount(network.manifest.text_bytes));
+    out!("imported  {} into {}", from.display(), short_path(&root.display().to_string()));
+    out!("founded   network {id:.16}, whose first weights these are");
+    out!("model     {}: {} parameters, root {state:.16}", network.model_name(), count(model.parameters()));
+    out!("text      {}, {}", network.source, ByteCount(network.manifest.text_bytes));
     if !skipped.is_nothing() {
-        println!("skipped   {skipped}");
+        out!("skipped   {skipped}");
     }
-    println!("Train them with: neuroshard run --data-dir {}", root.display());
+    out!("Train them with: neuroshard run --data-dir {}", root.display());
     Ok(())
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::GenerateFlags;
 use crate::failure::Failure;
+use crate::say::aside;
 use crate::settings::Settings;
 use crate::values::Seed;
 
@@ -36,7 +37,7 @@ pub(crate) fn generate(settings: &Settings, flags: &GenerateFlags) -> Result<(),
     let prompt_tokens = writer.prompt(&prompt);
     if prompt_tokens > writer.window() && !json {
         let (window, read) = (writer.window(), writer.window().div_ceil(2));
-        eprintln!(
+        aside!(
             "the prompt has {prompt_tokens} tokens, the model reads {window} at once: it goes on from the last {read}"
         );
     }

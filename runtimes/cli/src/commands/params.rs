@@ -6,6 +6,7 @@ use neuroshard_host::network::Network;
 use neuroshard_proto::Params;
 
 use crate::failure::Failure;
+use crate::say::out;
 use crate::settings::Settings;
 
 pub(crate) fn params(settings: &Settings) -> Result<(), Failure> {
@@ -16,14 +17,14 @@ pub(crate) fn params(settings: &Settings) -> Result<(), Failure> {
     };
     let params = network.as_ref().map_or(Params::DEFAULT, |network| network.genesis.params);
     if settings.json.unwrap_or(false) {
-        println!("{}", serde_json::to_string(&params).map_err(Failure::new)?);
+        out!("{}", serde_json::to_string(&params).map_err(Failure::new)?);
         return Ok(());
     }
     match &network {
-        Some(network) => println!("network {:.16}\n", network.genesis.network()),
-        None => println!("no network here yet; a new one has these numbers\n"),
+        Some(network) => out!("network {:.16}\n", network.genesis.network()),
+        None => out!("no network here yet; a new one has these numbers\n"),
     }
-    print!("{}", words(&params));
+    out!("{}", words(&params).trim_end());
     Ok(())
 }
 

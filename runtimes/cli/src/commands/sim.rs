@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::{SimCommand, SimFlags, WorldFlags};
 use crate::failure::Failure;
+use crate::say::out;
 use crate::settings::Settings;
 use crate::values::Seeds;
 
@@ -92,7 +93,7 @@ fn one(json: bool, flags: &SimFlags) -> Result<(), Failure> {
         write_new(path, scenario.to_string().as_bytes())?;
     }
     if !json {
-        println!("{}", describe(&scenario));
+        out!("{}", describe(&scenario));
     }
     let report = if flags.events.is_some() || flags.traces.is_some() {
         watched(flags, &scenario)?
@@ -100,9 +101,9 @@ fn one(json: bool, flags: &SimFlags) -> Result<(), Failure> {
         run(&scenario, if flags.once { Runs::Once } else { Runs::Twice })
     };
     if json {
-        println!("{}", as_json(&report));
+        out!("{}", as_json(&report));
     } else {
-        println!("{report}");
+        out!("{report}");
     }
     match &report.failure {
         None => Ok(()),
@@ -166,9 +167,9 @@ fn many(json: bool, flags: &SimFlags, seeds: Seeds) -> Result<(), Failure> {
         let Some(failure) = report.failure.as_ref().filter(|_| shown < FAILURES_SHOWN) else { return };
         shown += 1;
         if json {
-            println!("{}", json!({ "seed": seed, "failure": failure, "command": command(&flags.world, seed) }));
+            out!("{}", json!({ "seed": seed, "failure": failure, "command": command(&flags.world, seed) }));
         } else {
-            println!("{failure}\n  {}", command(&flags.world, seed));
+            out!("{failure}\n  {}", command(&flags.world, seed));
         }
     });
     let tally = tally.map_err(Failure::usage)?;
@@ -176,13 +177,13 @@ fn many(json: bool, flags: &SimFlags, seeds: Seeds) -> Result<(), Failure> {
     if json {
         let counts: serde_json::Map<_, _> = tally.counts.named().map(|(name, n)| (name.to_owned(), json!(n))).collect();
         let line = json!({ "worlds": tally.worlds, "world_ms": tally.world_ms, "counts": counts, "failed": failed });
-        println!("{line}");
+        out!("{line}");
     } else {
         for (name, number) in tally.counts.named() {
-            println!("  {name:<36} {number:>14}");
+            out!("  {name:<36} {number:>14}");
         }
         let hours = tally.world_ms / 3_600_000;
-        println!("{} worlds of {hours} hours together, {} failed", tally.worlds, failed.len());
+        out!("{} worlds of {hours} hours together, {} failed", tally.worlds, failed.len());
     }
     if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("{} worlds failed", failed.len()))) }
 }
@@ -201,9 +202,9 @@ fn smallest(json: bool, flags: &WorldFlags, out: &Path, attempts: u32) -> Result
             "acts": left, "before": minimal.before, "nodes": nodes, "worlds": minimal.attempts,
             "failure": minimal.failure,
         });
-        println!("{line}");
+        out!("{line}");
     } else {
-        println!(
+        out!(
             "{left} of {} acts and {nodes} nodes are left after {} worlds, in {}\n{}",
             minimal.before,
             minimal.attempts,

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::args::TraceCommand;
 use crate::failure::Failure;
+use crate::say::out;
 use crate::settings::Settings;
 
 fn open(path: &Path) -> Result<Reader<io::BufReader<File>>, Failure> {
@@ -40,9 +41,9 @@ pub(crate) fn replay(settings: &Settings, file: &Path) -> Result<(), Failure> {
             "other_build": report.other_build.as_ref().map(ToString::to_string),
             "report": report.to_string(),
         });
-        println!("{line}");
+        out!("{line}");
     } else {
-        println!("{report}");
+        out!("{report}");
     }
     if report.is_equal() {
         return Ok(());
@@ -96,8 +97,8 @@ fn smallest(form: Form, file: &Path, out: &Path, symptom: &Symptom, attempts: u3
     written.map_err(|error| in_file(out, &error))?.map_err(|error| in_file(out, &error))?;
     let (kept, before, attempts) = (minimal.steps.len(), minimal.before, minimal.attempts);
     match form {
-        Form::Json => println!("{}", json!({ "steps": kept, "before": before, "replays": attempts })),
-        Form::Text => println!("{kept} of {before} steps are left after {attempts} replays, in {}", out.display()),
+        Form::Json => out!("{}", json!({ "steps": kept, "before": before, "replays": attempts })),
+        Form::Text => out!("{kept} of {before} steps are left after {attempts} replays, in {}", out.display()),
     }
     Ok(())
 }
@@ -105,7 +106,7 @@ fn smallest(form: Form, file: &Path, out: &Path, symptom: &Symptom, attempts: u3
 /// Compares two traces; a difference is a failure, as for `diff`.
 fn compare(first: &Path, second: &Path) -> Result<(), Failure> {
     let found = diff(&mut open(first)?, &mut open(second)?).map_err(Failure::new)?;
-    println!("{found}");
+    out!("{found}");
     match found.steps {
         Steps::Equal { .. } => Ok(()),
         _ => Err(Failure::new("the traces differ")),

@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::args::WalletCommand;
 use crate::display::{count, duration};
 use crate::failure::Failure;
+use crate::say::out;
 use crate::settings::Settings;
 
 /// How long a transaction is waited for.
@@ -44,7 +45,7 @@ pub(crate) fn network(settings: &Settings) -> Result<(), Failure> {
         Err(error) => return Err(Failure::new(error)),
     };
     if settings.json.unwrap_or(false) {
-        println!("{}", serde_json::to_string(&info).unwrap_or_default());
+        out!("{}", serde_json::to_string(&info).unwrap_or_default());
         return Ok(());
     }
     let money = |units| Amount::from_units(units).to_string();
@@ -65,7 +66,7 @@ pub(crate) fn network(settings: &Settings) -> Result<(), Failure> {
     lines.extend(
         info.validators.iter().map(|(node, weight)| ("validator", format!("{node:.16}, weight {}", count(*weight)))),
     );
-    lines.iter().for_each(|(name, value)| println!("{name:<9} {value}"));
+    lines.iter().for_each(|(name, value)| out!("{name:<9} {value}"));
     Ok(())
 }
 
@@ -121,19 +122,19 @@ impl Purse {
     fn balance(&self, owner: Option<OwnerId>) -> Result<(), Failure> {
         let info = self.account(&owner.unwrap_or_else(|| self.keys.owner_id()))?;
         if self.is_json() {
-            println!("{}", serde_json::to_string(&info).unwrap_or_default());
+            out!("{}", serde_json::to_string(&info).unwrap_or_default());
             return Ok(());
         }
         let money = |units| Amount::from_units(units).to_string();
-        println!("account   {}", info.owner);
-        println!("balance   {}", money(info.spendable_units));
-        println!("bonded    {}", money(info.bond_units));
+        out!("account   {}", info.owner);
+        out!("balance   {}", money(info.spendable_units));
+        out!("bonded    {}", money(info.bond_units));
         for (name, units) in [("locked", info.locked_units), ("unbonding", info.unbonding_units)] {
             if units > 0 {
-                println!("{name:<9} {}", money(units));
+                out!("{name:<9} {}", money(units));
             }
         }
-        println!("at        height {}, {} transactions made", count(info.height), count(info.sequence));
+        out!("at        height {}, {} transactions made", count(info.height), count(info.sequence));
         Ok(())
     }
 
@@ -143,14 +144,14 @@ impl Purse {
         for entry in &entries {
             let (signed, _) = entry.check().map_err(Failure::new)?;
             if self.is_json() {
-                println!("{}", serde_json::to_string(entry).unwrap_or_default());
+                out!("{}", serde_json::to_string(entry).unwrap_or_default());
             } else {
                 let words = action_text(&signed.transaction.action, &owner);
-                println!("{:>8}  {:>9}  {:.16}  {words}", count(entry.height), duration(entry.time_ms), entry.id);
+                out!("{:>8}  {:>9}  {:.16}  {words}", count(entry.height), duration(entry.time_ms), entry.id);
             }
         }
         if entries.is_empty() && !self.is_json() {
-            println!("none in the blocks that the node keeps");
+            out!("none in the blocks that the node keeps");
         }
         Ok(())
     }
@@ -190,9 +191,9 @@ impl Purse {
 
     fn tell(&self, id: &Hash, height: Option<u64>) {
         match (self.is_json(), height) {
-            (true, _) => println!("{}", json!({ "event": "transaction", "id": id.to_string(), "height": height })),
-            (false, Some(height)) => println!("decided   {id:.16} at height {}", count(height)),
-            (false, None) => println!("sent      {id:.16}"),
+            (true, _) => out!("{}", json!({ "event": "transaction", "id": id.to_string(), "height": height })),
+            (false, Some(height)) => out!("decided   {id:.16} at height {}", count(height)),
+            (false, None) => out!("sent      {id:.16}"),
         }
     }
 }
