@@ -8,7 +8,7 @@ use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::{
     Commitment, Fault, Heartbeat, Job, JournalSeq, Mode, RequestId, Signature, Tier, Time, Verified,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::Config;
 use crate::io::{Command, Event, JobKind, Outbox, Output, TimerKind};
@@ -185,4 +185,12 @@ impl Cx<'_> {
             self.out.push(Output::Cancel { id });
         }
     }
+}
+
+/// A map as a list of pairs: to the digest it is the same, and a text whose keys must be strings can hold it too.
+pub(crate) fn as_pairs<K: Serialize, V: Serialize, S: Serializer>(
+    map: &BTreeMap<K, V>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(map)
 }

@@ -8,6 +8,8 @@ use neuroshard_proto::chain::{Certificate, Evidence, Lock, Seats, SignedVote, St
 use neuroshard_proto::{Hash, NodeId, Signature};
 use serde::Serialize;
 
+use crate::cx::as_pairs;
+
 /// What came of a vote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -23,6 +25,7 @@ pub(super) enum Counted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Choices<T: Ord> {
     votes: BTreeMap<NodeId, (T, Signature)>,
+    #[serde(serialize_with = "as_pairs")]
     weights: BTreeMap<T, u64>,
 }
 

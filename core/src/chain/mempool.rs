@@ -13,6 +13,7 @@ use neuroshard_proto::chain::{Author, SignedTransaction};
 use neuroshard_proto::{Hash, NetworkId, NodeId, OwnerId, Text, Time, codec};
 use serde::Serialize;
 
+use crate::cx::as_pairs;
 use crate::io::{DROP_WORDS_MAX, DropReason};
 use crate::ledger::{Ledger, Refusal};
 
@@ -27,6 +28,7 @@ pub(crate) const WAIT_MS: u64 = 600_000;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Mempool {
+    #[serde(serialize_with = "as_pairs")]
     waiting: BTreeMap<Place, Waiting>,
     bytes: u64,
     arrivals: u64,

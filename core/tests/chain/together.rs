@@ -152,3 +152,21 @@ fn a_validator_that_contradicts_itself_is_reported_and_convicted() {
     let standing = |world: &World| world.nodes[1].core.ledger().node(&node(3)).unwrap().standing;
     assert_eq!(standing(&world), Standing::Convicted);
 }
+
+#[test]
+fn every_state_can_be_written_as_text() {
+    let mut world = World::new(4, 4);
+    world.run(Time::from_ms(2000), |_| false);
+    let config = world.nodes[0].config.clone();
+    world.submit(0, transfer(&config, 0));
+    let (mut mempools, mut ballots) = (0, 0);
+    world.run(Time::from_ms(4000), |world| {
+        for node in &world.nodes {
+            let parts = serde_json::to_value(node.core.parts()).expect("text");
+            mempools += parts["chain"]["mempool"]["waiting"].as_array().expect("a list").len();
+            ballots += parts["chain"]["simplex"]["ballots"].as_object().expect("by view").len();
+        }
+        false
+    });
+    assert!(mempools > 0 && ballots > 0, "{mempools} waiting transactions and {ballots} views were written");
+}

@@ -298,9 +298,10 @@ pub fn state<R: Read + Seek>(
             let digests: serde_json::Map<_, _> =
                 core.part_hashes().into_iter().map(|(name, digest)| (name.to_owned(), json!(digest))).collect();
             let deadline = core.next_deadline().map(|(at, kind)| json!({ "at_ms": at.as_ms(), "for": kind.name() }));
+            let parts = serde_json::to_value(core.parts()).map_err(io::Error::from)?;
             let object = json!({
                 "step": steps, "state": core.state_hash(), "digests": digests,
-                "next_deadline": deadline, "parts": core.parts(),
+                "next_deadline": deadline, "parts": parts,
             });
             writeln!(out, "{object}")?;
         }
