@@ -1,13 +1,9 @@
 //! What a core is told at its birth: the network's facts and the operator's wishes.
 
-use alloc::sync::Arc;
-use core::ops::{Deref, DerefMut};
-
 use neuroshard_proto::codec::Canonical;
-use neuroshard_proto::{Genesis, Manifest, Mode, NodeId, Ratio};
+use neuroshard_proto::{Genesis, Manifest, Mode, NodeId, Ratio, Shared};
 use postcard_schema::Schema;
-use postcard_schema::schema::NamedType;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Everything a [`crate::Core`] needs to know before its first step. Two cores with equal configurations, seeds and
 /// inputs are equal.
@@ -21,47 +17,6 @@ pub struct Config {
 }
 
 impl Canonical for Config {}
-
-/// A value that its clones share until one of them is changed: a process may hold a million nodes of one network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shared<T>(Arc<T>);
-
-impl<T> From<T> for Shared<T> {
-    fn from(value: T) -> Self {
-        Self(Arc::new(value))
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T: Clone> DerefMut for Shared<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        Arc::make_mut(&mut self.0)
-    }
-}
-
-// It encodes as what it shares.
-impl<T: Serialize> Serialize for Shared<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        T::serialize(self, serializer)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Shared<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        T::deserialize(deserializer).map(Self::from)
-    }
-}
-
-impl<T: Schema> Schema for Shared<T> {
-    const SCHEMA: &'static NamedType = T::SCHEMA;
-}
 
 /// The operator's choices. The protocol does not depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]

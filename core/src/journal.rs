@@ -8,7 +8,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 
 use neuroshard_proto::chain::{Block, Decided};
 use neuroshard_proto::codec::{self, Canonical};
-use neuroshard_proto::{BatchId, Bytes, Hash, JournalSeq, List, NetworkId, NodeId, Snapshot, mutant};
+use neuroshard_proto::{BatchId, Bytes, Hash, JournalSeq, List, NetworkId, NodeId, Shared, Snapshot, mutant};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -44,12 +44,12 @@ pub enum JournalFact {
     /// This node votes (PROTOCOL §11). Nothing that contradicts the vote is ever signed.
     Voted { ballot: Box<Ballot> },
     /// A block was decided.
-    Decided { decided: Box<Decided> },
+    Decided { decided: Shared<Decided> },
     /// This node bound itself to a random value in an epoch, and will reveal it in the next (PROTOCOL §11).
     Bound { epoch: u64, value: Hash },
     /// The agreed state after this block follows in chunks; with it, all older facts about the agreed world may go. The
     /// values are those of [`Self::Bound`] that may still be revealed.
-    State { decided: Box<Decided>, values: List<(u64, Hash), 4> },
+    State { decided: Shared<Decided>, values: List<(u64, Hash), 4> },
     /// A part of that state, encoded: a [`crate::ledger::sync::Chunk`].
     Chunk { chunk: Bytes<CHUNK_BYTES_MAX> },
 }

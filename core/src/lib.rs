@@ -125,7 +125,7 @@ pub mod schedule;
 pub mod softfloat;
 pub mod tokenizer;
 
-pub use config::{Config, Operator, Shared};
+pub use config::{Config, Operator};
 pub use io::{
     Command, DROP_WORDS_MAX, DropReason, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output,
     PeerFault, RECORD_BYTES_MAX, Recovery, TimerKind, Topic,

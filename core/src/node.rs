@@ -11,7 +11,8 @@ use core::ops::{Deref, DerefMut};
 use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{
-    Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, Step, Time, Verified, mutant,
+    Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, Shared, Step, Time, Verified,
+    mutant,
 };
 use serde::Serialize;
 
@@ -24,7 +25,7 @@ use crate::config::Config;
 use crate::cx::{Cx, Local, Requests, Timers};
 use crate::io::{Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, Outbox, Output, PeerFault, TimerKind};
 use crate::journal::{Journal, JournalFact, Keeper, Progress, Record, SavedState};
-use crate::ledger::Ledger;
+use crate::ledger::{Computed, Ledger, Ledgers, Source};
 use crate::sampling::Sampler;
 
 /// A NeuroShard node: the whole protocol as one value, without clock, thread, socket, file or float.
@@ -114,13 +115,26 @@ impl Core {
         seed: Hash,
         journal: impl IntoIterator<Item = R>,
     ) -> Result<Self, RestoreError> {
+        Self::restore_sharing(config, seed, journal, Arc::new(Computed))
+    }
+
+    /// As [`Core::restore`], for one of many cores in a process that share the ledgers they work out.
+    ///
+    /// # Errors
+    /// As [`Core::restore`].
+    pub fn restore_sharing<R: AsRef<[u8]>>(
+        config: Config,
+        seed: Hash,
+        journal: impl IntoIterator<Item = R>,
+        ledgers: Arc<dyn Ledgers>,
+    ) -> Result<Self, RestoreError> {
         config.genesis.check(&config.manifest).map_err(RestoreError::Genesis)?;
         let (needed, allowed) = (snapshot_bytes(&config).saturating_mul(2), config.operator.disk_bytes);
         if needed > allowed {
             return Err(RestoreError::DiskBudget { needed, allowed });
         }
         let network = config.genesis.network();
-        let Facts { next, states, saved, past } = read_journal(&config, &seed, network, journal)?;
+        let Facts { next, states, saved, past } = read_journal(&config, &seed, ledgers, network, journal)?;
         let mut timers = Timers::default();
         timers.set(TimerKind::Start, Some(Time::ZERO));
         let mut journal = Journal::default();
@@ -273,7 +287,7 @@ impl Core {
     }
 
     /// The newest decided blocks, from a height on, as far as they are kept: the last 1024, or 4 MiB of them.
-    pub fn decided_since(&self, height: u64) -> impl Iterator<Item = &Arc<Decided>> {
+    pub fn decided_since(&self, height: u64) -> impl Iterator<Item = &Shared<Decided>> {
         self.chain.decided_since(height)
     }
 
@@ -443,12 +457,13 @@ struct Facts {
 fn read_journal<R: AsRef<[u8]>>(
     config: &Config,
     seed: &Hash,
+    ledgers: Source,
     network: NetworkId,
     journal: impl IntoIterator<Item = R>,
 ) -> Result<Facts, RestoreError> {
     let mut next: Option<JournalSeq> = None;
     let contradiction = |Contradiction { height }| RestoreError::Block { height };
-    let (mut states, mut saved, mut past) = (Vec::new(), None, Past::new(config, seed));
+    let (mut states, mut saved, mut past) = (Vec::new(), None, Past::new(config, seed, ledgers));
     for (place, bytes) in (0_u64..).zip(journal) {
         let record: Record = codec::decode(bytes.as_ref()).map_err(|error| RestoreError::Record { place, error })?;
         let expected = next.unwrap_or(record.seq);

@@ -54,11 +54,21 @@ impl fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
+/// Most messages and records fit into this.
+const CAPACITY: usize = 256;
+
 /// Encodes a value. What can be constructed can be encoded.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let encoded = postcard::to_allocvec(value);
+    let encoded = postcard::to_extend(value, Vec::with_capacity(CAPACITY));
     assert!(encoded.is_ok(), "a constructed value has an encoding");
     encoded.unwrap_or_default()
+}
+
+/// Length of [`encode`]'s answer.
+pub fn encoded_len<T: Serialize + ?Sized>(value: &T) -> u64 {
+    let len = postcard::experimental::serialized_size(value);
+    assert!(len.is_ok(), "a constructed value has an encoding");
+    u64::try_from(len.unwrap_or_default()).unwrap_or(u64::MAX)
 }
 
 /// Decodes a value from exactly these bytes.

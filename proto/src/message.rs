@@ -11,6 +11,7 @@ use crate::codec::{self, Canonical};
 use crate::envelope::{Reject, WIRE_VERSION, signing_bytes};
 use crate::hash::Hash;
 use crate::ids::{NetworkId, NodeId, QuorumId, Step};
+use crate::shared::Shared;
 use crate::time::Time;
 
 /// "I am here": sent every 30 s to quorum and cohort neighbours (PROTOCOL §3).
@@ -124,7 +125,7 @@ messages! {
     /// A node asks for decided blocks.
     6 BlocksWanted(BlocksWanted) by |wanted| wanted.node;
     /// A decided block, for those who missed it.
-    7 Decided(Box<Carried<Decided>>) by |carried| carried.node;
+    7 Decided(Box<Carried<Shared<Decided>>>) by |carried| carried.node;
 }
 
 impl Kind {

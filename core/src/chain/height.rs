@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use neuroshard_proto::chain::{
     Action, Author, Block, Certificate, Decided, Evidence, Proposal, SignedVote, Statement, Subject, Transaction, Vote,
 };
-use neuroshard_proto::{Carried, Hash, Message, NodeId, mutant};
+use neuroshard_proto::{Carried, Hash, Message, NodeId, Shared, mutant};
 
 use super::signing::Wish;
 use super::{Chain, DROPS_TOLD_MAX, TOLD_AGAIN_MAX, dropped};
@@ -61,7 +61,8 @@ impl Chain {
         let id = proposal.block.header.id();
         let missing = self.bodiless.as_ref().is_some_and(|certificate| names(certificate) == Some(id));
         if missing && let Some(certificate) = self.bodiless.take() {
-            return self.conclude(cx, proposal.block.clone(), certificate);
+            let block = proposal.block.clone();
+            return self.conclude(cx, Decided { block, certificate }.into());
         }
         // A leader that is free makes the block itself; one that is not proposes what another made.
         let bound = proposal
@@ -95,8 +96,8 @@ impl Chain {
             cx.event(Event::Rejected { reject: PeerFault::BlockTime { node: header.proposer, theirs: header.time } });
             return false;
         }
-        match self.ledger.apply(&body.block) {
-            Ok((after, _)) => {
+        match self.ledgers.after(&self.ledger, &body.block) {
+            Ok(after) => {
                 body.after = Some(after);
                 true
             }
@@ -192,7 +193,7 @@ impl Chain {
     fn on_finalized(&mut self, cx: &mut Cx<'_>, certificate: Certificate) {
         let body = names(&certificate).and_then(|id| self.bodies.get(&id));
         match body.map(|body| Block::clone(&body.block)) {
-            Some(block) => self.conclude(cx, block, certificate),
+            Some(block) => self.conclude(cx, Decided { block, certificate }.into()),
             None => {
                 // Who signed has the block; who has not decided yet does so by the certificate, and can be asked.
                 let me = cx.config.node;
@@ -208,17 +209,17 @@ impl Chain {
     }
 
     /// Takes up a decided block, and begins the next height.
-    pub(super) fn conclude(&mut self, cx: &mut Cx<'_>, block: Block, certificate: Certificate) {
+    pub(super) fn conclude(&mut self, cx: &mut Cx<'_>, decided: Shared<Decided>) {
+        let Decided { block, certificate } = &*decided;
         let (id, header) = (block.header.id(), block.header);
         let known = self.bodies.get(&id).and_then(|body| body.after.clone());
-        let after = known.or_else(|| self.ledger.apply(&block).ok().map(|(after, _)| after));
+        let after = known.or_else(|| self.ledgers.after(&self.ledger, block).ok());
         let Some(after) = after else {
             self.broken = true;
             return cx.event(Event::ChainBroken { height: header.height, id });
         };
         let leads = self.ledger.seats().leader(header.height, certificate.subject.view()) == Some(cx.config.node);
-        let decided = Arc::new(Decided { block, certificate });
-        self.write(cx, JournalFact::Decided { decided: Box::new(Decided::clone(&decided)) });
+        self.write(cx, JournalFact::Decided { decided: decided.clone() });
         self.ledger = after;
         self.begin_state(cx, &decided);
         let (transactions, root) = (decided.block.transactions.len(), self.ledger.root());
@@ -232,12 +233,12 @@ impl Chain {
         self.signing.forget_votes(header.height);
         self.bodies.clear();
         self.bodiless = None;
-        self.history.push(Arc::clone(&decided));
+        self.history.push(decided.clone());
         let next = header.height.saturating_add(1);
         self.simplex = Simplex::start(next, Arc::clone(self.ledger.seats()), cx.config.node, []);
         if leads {
             // The others may know already; those without a vote hear it from the leader.
-            let carried = Carried { node: cx.config.node, what: Decided::clone(&decided) };
+            let carried = Carried { node: cx.config.node, what: decided };
             let message = Box::new(Message::Decided(Box::new(carried)));
             self.signing.ask(cx, Wish::Publish { topic: io::Topic::Blocks, message }, None);
         }

@@ -1,11 +1,10 @@
 //! Decided blocks for those who missed them, and what this node knows of being behind itself.
 
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use neuroshard_proto::chain::{Certificate, Decided};
-use neuroshard_proto::{NodeId, Time, codec};
+use neuroshard_proto::{NodeId, Shared, Time, codec};
 use serde::{Serialize, Serializer};
 
 /// Most decided blocks kept, and most bytes of them.
@@ -24,48 +23,47 @@ const TRIES_MAX: u32 = 3;
 /// The newest decided blocks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    blocks: VecDeque<(u64, Arc<Decided>)>,
+    blocks: VecDeque<Shared<Decided>>,
     bytes: u64,
 }
 
 impl Serialize for History {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let range = self.blocks.front().zip(self.blocks.back());
-        range.map(|((_, first), (_, last))| (first.block.header.height, last.block.header.id())).serialize(serializer)
+        range.map(|(first, last)| (first.block.header.height, last.block.header.id())).serialize(serializer)
     }
 }
 
 impl History {
-    pub(crate) fn push(&mut self, decided: Arc<Decided>) {
-        let bytes = u64::try_from(codec::encode(&*decided).len()).unwrap_or(u64::MAX);
-        self.blocks.push_back((bytes, decided));
-        self.bytes = self.bytes.saturating_add(bytes);
+    pub(crate) fn push(&mut self, decided: Shared<Decided>) {
+        self.bytes = self.bytes.saturating_add(codec::encoded_len(&decided));
+        self.blocks.push_back(decided);
         while self.blocks.len() > BLOCKS_MAX || (self.bytes > BLOCKS_BYTES_MAX && self.blocks.len() > 1) {
-            let Some((bytes, _)) = self.blocks.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(bytes);
+            let Some(oldest) = self.blocks.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(codec::encoded_len(&oldest));
         }
     }
 
     /// The blocks from a height on that are still kept, oldest first.
-    pub(crate) fn since(&self, height: u64) -> impl Iterator<Item = &Arc<Decided>> {
-        self.blocks.iter().map(|(_, decided)| decided).filter(move |one| one.block.header.height >= height)
+    pub(crate) fn since(&self, height: u64) -> impl Iterator<Item = &Shared<Decided>> {
+        self.blocks.iter().filter(move |one| one.block.header.height >= height)
     }
 
     /// The finalization of the newest block.
     pub(crate) fn finality(&self) -> Option<&Certificate> {
-        self.blocks.back().map(|(_, decided)| &decided.certificate)
+        self.blocks.back().map(|decided| &decided.certificate)
     }
 
     /// The blocks from a height on, as many as one answer holds, and the newest so that its reader knows how far it is.
-    pub(crate) fn batch(&self, from: u64) -> Vec<Arc<Decided>> {
-        let height = |decided: &Arc<Decided>| decided.block.header.height;
-        let wanted = self.blocks.iter().map(|(_, decided)| decided).filter(|one| height(one) >= from);
+    pub(crate) fn batch(&self, from: u64) -> Vec<Shared<Decided>> {
+        let height = |decided: &Shared<Decided>| decided.block.header.height;
+        let wanted = self.blocks.iter().filter(|one| height(one) >= from);
         let mut batch: Vec<_> = wanted.take(usize::try_from(BATCH).unwrap_or(1)).cloned().collect();
         if batch.first().is_none_or(|first| height(first) != from) {
             batch.clear();
         }
         match (batch.last().map(height), self.blocks.back()) {
-            (Some(last), Some((_, newest))) if last < height(newest) => batch.push(Arc::clone(newest)),
+            (Some(last), Some(newest)) if last < height(newest) => batch.push(newest.clone()),
             (Some(_) | None, _) => {}
         }
         batch

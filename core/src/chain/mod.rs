@@ -23,14 +23,14 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::{BlocksWanted, Certificate, Decided, SignedTransaction, SignedVote, Transaction, Vote};
 use neuroshard_proto::{
-    Carried, Envelope, Hash, JournalSeq, Message, NodeId, RequestId, Signature, Tier, Time, Verified,
+    Carried, Envelope, Hash, JournalSeq, Message, NodeId, RequestId, Shared, Signature, Tier, Time, Verified,
 };
 use serde::{Serialize, Serializer};
 
 use crate::agreement::{Agreement, Ballot, Input, Simplex};
 use crate::cx::Cx;
 use crate::io::{DropReason, Event, Output, TimerKind, Topic};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Source};
 
 use bodies::Bodies;
 use duties::Duties;
@@ -51,6 +51,8 @@ const TOLD_AGAIN_MAX: usize = 4;
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Chain {
+    #[serde(skip)]
+    ledgers: Source,
     #[serde(serialize_with = "by_root")]
     ledger: Ledger,
     simplex: Simplex,
@@ -76,10 +78,11 @@ fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Er
 
 impl Chain {
     pub(crate) fn new(past: Past, node: NodeId) -> Self {
-        let Past { ledger, history, ballots, bodies, duties, .. } = past;
+        let Past { ledgers, ledger, history, ballots, bodies, duties, .. } = past;
         let height = ledger.head().height.saturating_add(1);
         let simplex = Simplex::start(height, Arc::clone(ledger.seats()), node, &ballots);
         Self {
+            ledgers,
             ledger,
             simplex,
             mempool: Mempool::default(),
@@ -101,7 +104,7 @@ impl Chain {
     }
 
     /// The newest decided blocks, from a height on.
-    pub(crate) fn decided_since(&self, height: u64) -> impl Iterator<Item = &Arc<Decided>> {
+    pub(crate) fn decided_since(&self, height: u64) -> impl Iterator<Item = &Shared<Decided>> {
         self.history.since(height)
     }
 
@@ -262,14 +265,14 @@ impl Chain {
             return;
         }
         for decided in self.history.batch(from) {
-            let carried = Carried { node: cx.config.node, what: Decided::clone(&decided) };
+            let carried = Carried { node: cx.config.node, what: decided };
             let message = Box::new(Message::Decided(Box::new(carried)));
             self.signing.ask(cx, Wish::Send { to, message }, None);
         }
     }
 
-    fn on_decided(&mut self, cx: &mut Cx<'_>, carried: &Carried<Decided>) {
-        let Decided { block, certificate } = &carried.what;
+    fn on_decided(&mut self, cx: &mut Cx<'_>, carried: &Carried<Shared<Decided>>) {
+        let Decided { block, certificate } = &*carried.what;
         let (here, height) = (self.simplex.height(), block.header.height);
         if height > here {
             return self.behind.heard(carried.node, height);
@@ -284,7 +287,7 @@ impl Chain {
             let reject = crate::io::PeerFault::Undecided { node: carried.node, height };
             return cx.event(Event::Rejected { reject });
         }
-        self.conclude(cx, block.clone(), certificate.clone());
+        self.conclude(cx, carried.what.clone());
     }
 
     /// After everything: what is wanted now, what is due, and when.

@@ -5,12 +5,10 @@
 //! at, before anything of the next height is written; so all that an older record says is in it. Records before it go when
 //! its last one is durable.
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Decided;
-use neuroshard_proto::{Bytes, Hash, JournalSeq, List, codec};
+use neuroshard_proto::{Bytes, Hash, JournalSeq, List, Shared, codec};
 use serde::{Serialize, Serializer};
 
 use super::Chain;
@@ -23,8 +21,8 @@ use crate::config::Config;
 use crate::cx::{Cx, Local};
 use crate::io::Output;
 use crate::journal::{JournalFact, Keeper};
-use crate::ledger::Ledger;
 use crate::ledger::sync::{Assembly, Chunk};
+use crate::ledger::{Ledger, Source};
 
 /// Facts weigh at least this much before the state is written down; a larger state is written the more rarely.
 const FACTS_BYTES: u64 = 256 << 10;
@@ -34,6 +32,7 @@ const CHUNKS_A_STEP: usize = 8;
 /// What the records read so far say.
 #[derive(Debug)]
 pub(crate) struct Past {
+    pub(super) ledgers: Source,
     pub(super) ledger: Ledger,
     pub(super) history: History,
     /// Votes at the height after the head.
@@ -43,7 +42,7 @@ pub(crate) struct Past {
     /// The first record that is still needed.
     pub(crate) first: Option<JournalSeq>,
     /// A state of which chunks are missing yet, and the record it begins with.
-    assembly: Option<(JournalSeq, Box<Decided>, Assembly)>,
+    assembly: Option<(JournalSeq, Shared<Decided>, Assembly)>,
     /// A decided block whose parent is missing: what it rests on is in a state that is still to come. Facts older than
     /// that state are left where something else beside them is still needed.
     gap: Option<Contradiction>,
@@ -58,9 +57,10 @@ pub(crate) struct Contradiction {
 }
 
 impl Past {
-    pub(crate) fn new(config: &Config, seed: &Hash) -> Self {
+    pub(crate) fn new(config: &Config, seed: &Hash, ledgers: Source) -> Self {
         Self {
-            ledger: Ledger::genesis(&config.genesis),
+            ledger: ledgers.genesis(&config.genesis),
+            ledgers,
             history: History::default(),
             ballots: Vec::new(),
             bodies: Bodies::default(),
@@ -119,7 +119,7 @@ impl Past {
             self.ledger = assembly.finish().map_err(|_| Contradiction { height })?;
             self.gap = None;
             self.history = History::default();
-            self.history.push(Arc::from(decided));
+            self.history.push(decided);
             self.ballots.clear();
             self.bodies.clear();
         }
@@ -151,7 +151,7 @@ impl Past {
             JournalFact::Proposed { block } if block.header.height == next => self.bodies.recall(*block),
             JournalFact::Voted { ballot } if ballot.statement.height() == next => self.ballots.push(*ballot),
             JournalFact::Bound { epoch, value } => self.duties.recall(epoch, value),
-            JournalFact::Decided { decided } => self.decided(*decided)?,
+            JournalFact::Decided { decided } => self.decided(decided)?,
             JournalFact::Proposed { .. }
             | JournalFact::Voted { .. }
             | JournalFact::Founded { .. }
@@ -162,14 +162,13 @@ impl Past {
         Ok(())
     }
 
-    fn decided(&mut self, decided: Decided) -> Result<(), Contradiction> {
+    fn decided(&mut self, decided: Shared<Decided>) -> Result<(), Contradiction> {
         let contradiction = Contradiction { height: decided.block.header.height };
         if names(&decided.certificate) != Some(decided.block.header.id()) {
             return Err(contradiction);
         }
-        let (after, _) = self.ledger.apply(&decided.block).map_err(|_| contradiction)?;
-        self.ledger = after;
-        self.history.push(Arc::new(decided));
+        self.ledger = self.ledgers.after(&self.ledger, &decided.block).map_err(|_| contradiction)?;
+        self.history.push(decided);
         self.ballots.clear();
         self.bodies.clear();
         Ok(())
@@ -202,7 +201,7 @@ fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Er
 impl Chain {
     /// Writes down a fact.
     pub(super) fn write(&mut self, cx: &mut Cx<'_>, fact: JournalFact) -> JournalSeq {
-        let bytes = u64::try_from(codec::encode(&fact).len()).unwrap_or(u64::MAX);
+        let bytes = codec::encoded_len(&fact);
         self.writing.facts = self.writing.facts.saturating_add(bytes);
         let record = cx.persist(fact);
         cx.journal.keep_from(Keeper::Chain, record);
@@ -210,13 +209,13 @@ impl Chain {
     }
 
     /// Begins to write down the state after a block, if that is due. Nothing of the next height was written yet.
-    pub(super) fn begin_state(&mut self, cx: &mut Cx<'_>, decided: &Decided) {
+    pub(super) fn begin_state(&mut self, cx: &mut Cx<'_>, decided: &Shared<Decided>) {
         let due = self.writing.facts >= FACTS_BYTES.max(self.writing.state);
         if !due || self.writing.under_way.is_some() {
             return;
         }
         let values = List::try_from(self.duties.values()).unwrap_or_default();
-        let first = cx.persist(JournalFact::State { decided: Box::new(decided.clone()), values });
+        let first = cx.persist(JournalFact::State { decided: decided.clone(), values });
         let ledger = self.ledger.clone();
         (self.writing.facts, self.writing.state) = (0, 0);
         self.writing.under_way = Some(Snapshot { ledger, first, chunks: 0 });

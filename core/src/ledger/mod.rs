@@ -33,6 +33,7 @@ mod part;
 mod proof;
 mod refusal;
 mod rules;
+mod source;
 mod stake;
 pub mod sync;
 pub mod tree;
@@ -43,6 +44,8 @@ pub use activity::{Activity, Successes, reputation};
 pub use nodes::{Description, Node, Standing};
 pub use proof::{MODULE_BYTES_MAX, StateProof};
 pub use refusal::{BlockError, Refusal};
+pub(crate) use source::Source;
+pub use source::{Computed, Ledgers};
 pub use validators::Candidate;
 
 use accounts::Accounts;
@@ -233,10 +236,10 @@ impl Ledger {
         let mut state = state.clone();
         apply::begin(&mut state, head, (proposer, time), finality)?;
         // The rest of the block takes less than this.
-        let mut bytes = u64::from(Header::BYTES_RESERVED).saturating_add(encoded_len(&finality));
+        let mut bytes = u64::from(Header::BYTES_RESERVED).saturating_add(codec::encoded_len(&finality));
         let (mut chosen, mut refused) = (Vec::new(), Vec::new());
         for (place, signed) in candidates.into_iter().enumerate() {
-            let longer = bytes.saturating_add(encoded_len(signed));
+            let longer = bytes.saturating_add(codec::encoded_len(signed));
             if longer > u64::from(BLOCK_BYTES_MAX) || chosen.len() >= usize::try_from(TRANSACTIONS_MAX).unwrap_or(0) {
                 break;
             }
@@ -386,10 +389,6 @@ impl Ledger {
 /// The state's root over its modules' digests.
 fn root_of(digests: &[Hash]) -> Hash {
     Domain::LedgerState.hash(merkle::root(digests).as_bytes())
-}
-
-fn encoded_len<T: serde::Serialize>(value: &T) -> u64 {
-    u64::try_from(codec::encode(value).len()).unwrap_or(u64::MAX)
 }
 
 fn push<T>(mut list: Vec<T>, item: T) -> Vec<T> {

@@ -137,7 +137,7 @@ pub struct Agreed {
 #[derive(Debug)]
 struct View {
     ledger: Ledger,
-    blocks: VecDeque<Arc<Decided>>,
+    blocks: VecDeque<Shared<Decided>>,
     waiting: u64,
     dropped: VecDeque<(Hash, String)>,
 }
@@ -236,7 +236,7 @@ impl Agreed {
     /// What became of a transaction.
     pub fn fate(&self, id: &Hash) -> Fate {
         let view = self.view();
-        let holds = |decided: &&Arc<Decided>| {
+        let holds = |decided: &&Shared<Decided>| {
             let block = &decided.block;
             block.transactions.iter().any(|one| one.transaction.digest(block.header.network) == *id)
         };

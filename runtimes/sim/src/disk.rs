@@ -1,32 +1,20 @@
-//! A node's disk: a journal whose last records may not be synced yet, and blobs.
+//! A node's disk: a journal whose last records may not be synced yet, and blobs. Bytes that many disks hold are kept once.
 //!
-//! Records lie in the journal with their length and checksum, as in a real one, so that a record torn by a crash is seen at the
-//! next start and everything from it on is gone. A sync covers what was written when it began; what is written meanwhile waits for
-//! the next.
+//! Records lie in the journal with their length, as in a real one, so that a record torn by a crash is seen at the next start
+//! and everything from it on is gone. A sync covers what was written when it began; what is written meanwhile waits for the
+//! next.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use neuroshard_proto::{Hash, JournalSeq};
-
-/// A record as it lies on the disk.
-#[derive(Clone, Debug)]
-struct Written {
-    seq: JournalSeq,
-    bytes: Box<[u8]>,
-    /// Checksum of the whole record, written before it.
-    sum: u64,
-}
-
-impl Written {
-    fn is_whole(&self) -> bool {
-        Hash::of_blob(&self.bytes).short() == self.sum
-    }
-}
 
 /// What a node finds again after a crash.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
-    records: VecDeque<Written>,
+    records: VecDeque<Rc<[u8]>>,
+    /// Place of the first of them.
+    first: JournalSeq,
     /// Records before this one are durable.
     durable: JournalSeq,
     syncing: Option<JournalSeq>,
@@ -43,18 +31,27 @@ pub(crate) struct Torn {
 
 impl Disk {
     pub(crate) const fn new() -> Self {
-        Self { records: VecDeque::new(), durable: JournalSeq(0), syncing: None, blobs: BTreeSet::new() }
+        Self {
+            records: VecDeque::new(),
+            first: JournalSeq(0),
+            durable: JournalSeq(0),
+            syncing: None,
+            blobs: BTreeSet::new(),
+        }
     }
 
     /// Appends a record.
-    pub(crate) fn write(&mut self, seq: JournalSeq, bytes: Vec<u8>) {
-        let sum = Hash::of_blob(&bytes).short();
-        self.records.push_back(Written { seq, bytes: bytes.into(), sum });
+    pub(crate) fn write(&mut self, seq: JournalSeq, bytes: Rc<[u8]>) {
+        if self.records.is_empty() {
+            self.first = seq;
+        }
+        assert_eq!(seq, self.end(), "records come in order");
+        self.records.push_back(bytes);
     }
 
     /// Begins to sync, if there is something to sync and no sync is under way; answers up to which record.
     pub(crate) fn begin_sync(&mut self) -> Option<JournalSeq> {
-        let last = self.records.back()?.seq;
+        let last = JournalSeq(self.end().0.checked_sub(1).filter(|_| !self.records.is_empty())?);
         if self.syncing.is_some() || last < self.durable {
             return None;
         }
@@ -75,42 +72,44 @@ impl Disk {
 
     /// The records that would survive a crash for certain.
     pub(crate) fn durable(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.records.iter().filter(|record| record.seq < self.durable).map(|record| &*record.bytes)
+        self.records.iter().take(self.durable_records()).map(|record| &**record)
     }
 
     /// All records, in order.
     pub(crate) fn journal(&self) -> impl Iterator<Item = &[u8]> {
-        self.records.iter().map(|record| &*record.bytes)
+        self.records.iter().map(|record| &**record)
     }
 
     /// Deletes the records before this one.
     pub(crate) fn trim(&mut self, before: JournalSeq) {
-        while self.records.front().is_some_and(|record| record.seq < before) {
-            self.records.pop_front();
+        while self.first < before && self.records.pop_front().is_some() {
+            self.first = self.first.next();
         }
     }
 
     /// The power goes: of the records that were not synced the first `keep` survive, the next one in part if `torn`. Then
     /// the disk is read as at a start: everything from the first record on that is not whole is cut off.
     pub(crate) fn crash(&mut self, keep: u32, torn: bool) -> Torn {
-        let durable = self.records.iter().filter(|record| record.seq < self.durable).count();
-        let (waiting, keep) = (self.records.len() - durable, keep as usize);
-        let mut left = waiting.min(keep);
-        if torn && waiting > keep {
-            // A piece of the next record reached the disk.
-            let record = &mut self.records[durable + keep];
-            record.bytes = record.bytes[..record.bytes.len() / 2].into();
-            left += 1;
-        }
-        self.records.truncate(durable + left);
-        let before = self.records.len();
-        let whole = self.records.iter().position(|record| !record.is_whole()).unwrap_or(before);
-        assert!(whole >= durable, "what was synced is whole");
-        self.records.truncate(whole);
+        let durable = self.durable_records();
+        let waiting = self.records.len() - durable;
+        let kept = waiting.min(keep as usize);
+        // A piece of the next record reached the disk, shorter than the length before it says.
+        let torn = usize::from(torn && waiting > kept);
+        self.records.truncate(durable + kept);
         self.syncing = None;
-        self.durable = self.records.back().map_or(self.durable, |last| last.seq.next());
-        let (kept, torn) = ((whole - durable) as u64, (before - whole) as u64);
-        Torn { kept, torn, lost: (waiting as u64) - kept - torn }
+        if !self.records.is_empty() {
+            self.durable = self.end();
+        }
+        Torn { kept: kept as u64, torn: torn as u64, lost: (waiting - kept - torn) as u64 }
+    }
+
+    /// The place after the last record.
+    fn end(&self) -> JournalSeq {
+        JournalSeq(self.first.0 + self.records.len() as u64)
+    }
+
+    fn durable_records(&self) -> usize {
+        self.records.len().min(self.durable.0.saturating_sub(self.first.0) as usize)
     }
 
     pub(crate) fn put_blobs(&mut self, blobs: impl IntoIterator<Item = Hash>) {
@@ -133,11 +132,11 @@ mod tests {
 
     fn disk(records: u64, synced: u64) -> Disk {
         let mut disk = Disk::new();
-        (0..synced).for_each(|seq| disk.write(JournalSeq(seq), vec![seq as u8; 40]));
+        (0..synced).for_each(|seq| disk.write(JournalSeq(seq), vec![seq as u8; 40].into()));
         if let Some(upto) = disk.begin_sync() {
             disk.synced(upto);
         }
-        (synced..records).for_each(|seq| disk.write(JournalSeq(seq), vec![seq as u8; 40]));
+        (synced..records).for_each(|seq| disk.write(JournalSeq(seq), vec![seq as u8; 40].into()));
         disk
     }
 
@@ -164,7 +163,7 @@ mod tests {
     fn a_sync_covers_what_was_written_when_it_began() {
         let mut disk = disk(2, 0);
         assert_eq!(disk.begin_sync(), Some(JournalSeq(1)));
-        disk.write(JournalSeq(2), vec![2]);
+        disk.write(JournalSeq(2), vec![2].into());
         assert_eq!(disk.begin_sync(), None, "one sync at a time");
         disk.synced(JournalSeq(1));
         assert_eq!((disk.durable_upto(), disk.durable().count()), (Some(JournalSeq(1)), 2));

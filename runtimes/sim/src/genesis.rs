@@ -1,10 +1,13 @@
 //! The network that a world's nodes belong to: the smallest preset, data that nobody reads, and the first nodes as its founders.
 
-use neuroshard_core::{Config, Core, Operator, RestoreError, Shared};
-use neuroshard_proto::{Amount, Founder, Genesis, Hash, Manifest, ModelSpec, NetworkId, Params, Preset, Shard};
+use std::sync::Arc;
+
+use neuroshard_core::{Config, Core, Operator, RestoreError};
+use neuroshard_proto::{Amount, Founder, Genesis, Hash, Manifest, ModelSpec, NetworkId, Params, Preset, Shard, Shared};
 
 use crate::keys::{Keys, seed_bytes};
 use crate::scenario::WorldSpec;
+use crate::sharing::SharedLedgers;
 
 /// What all nodes of a world are told at their birth.
 #[derive(Clone, Debug)]
@@ -13,6 +16,7 @@ pub(crate) struct Founding {
     genesis: Shared<Genesis>,
     manifest: Shared<Manifest>,
     operator: Operator,
+    ledgers: Arc<SharedLedgers>,
     names: Vec<neuroshard_proto::NodeId>,
     pub(crate) network: NetworkId,
 }
@@ -44,9 +48,10 @@ pub(crate) fn found(world: &WorldSpec, keys: &Keys) -> Founding {
     let memory = if world.training { 1 << 40 } else { 0 };
     let operator = Operator { snapshot_every_ms: 20_000, snapshot_every_steps: 20, ..Operator::new(memory, 1 << 40) };
     let network = genesis.network();
+    let ledgers = Arc::new(SharedLedgers::default());
     let hosts = keys.len();
     let names = (0..hosts).map(|host| keys.name(host)).collect();
-    Founding { seed: world.seed, genesis: genesis.into(), manifest: manifest.into(), operator, names, network }
+    Founding { seed: world.seed, genesis: genesis.into(), manifest: manifest.into(), operator, ledgers, names, network }
 }
 
 impl Founding {
@@ -83,6 +88,6 @@ impl Founding {
             node: self.names[host as usize],
             operator: self.operator,
         };
-        Core::restore(config, self.seed(host, life), journal)
+        Core::restore_sharing(config, self.seed(host, life), journal, self.ledgers.clone())
     }
 }

@@ -45,6 +45,7 @@ mod proof;
 mod queue;
 mod report;
 mod scenario;
+mod sharing;
 mod swarm;
 mod workload;
 mod world;

@@ -4,6 +4,9 @@
 //! Time never goes back in a world, which is the one thing that it asks for; taking and putting cost the same with ten events
 //! as with ten million.
 
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
 /// Where an event stands among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -18,17 +21,43 @@ pub(crate) struct Place {
 /// Events that an empty bucket keeps room for.
 const ROOM_KEPT: usize = 256;
 
+/// An event and its place: the first in order is the greatest, as a heap wants it.
+#[derive(Debug)]
+struct Queued<T>(Place, T);
+
+impl<T> PartialEq for Queued<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl<T> Eq for Queued<T> {}
+
+impl<T> PartialOrd for Queued<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Queued<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.0.cmp(&self.0)
+    }
+}
+
 /// Events by place.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    /// Bucket 0 holds the events of the time `last`, the next one at its end; the others are in no order.
-    buckets: [Vec<(Place, T)>; 65],
+    /// The events of the time `last`.
+    now: BinaryHeap<Queued<T>>,
+    /// Later ones, in no order; bucket 0 stays empty.
+    later: [Vec<Queued<T>>; 65],
     last: u64,
 }
 
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
-        Self { buckets: std::array::from_fn(|_| Vec::new()), last: 0 }
+        Self { now: BinaryHeap::new(), later: std::array::from_fn(|_| Vec::new()), last: 0 }
     }
 
     /// Puts an event.
@@ -38,29 +67,26 @@ impl<T> Queue<T> {
     pub(crate) fn put(&mut self, place: Place, event: T) {
         assert!(place.at >= self.last, "nothing happens in the past");
         match bucket(self.last, place.at) {
-            0 => {
-                let before = self.buckets[0].partition_point(|(other, _)| *other > place);
-                self.buckets[0].insert(before, (place, event));
-            }
-            index => self.buckets[index].push((place, event)),
+            0 => self.now.push(Queued(place, event)),
+            index => self.later[index].push(Queued(place, event)),
         }
     }
 
     /// Takes the next event.
     pub(crate) fn take(&mut self) -> Option<(Place, T)> {
-        if self.buckets[0].is_empty() {
-            let first = self.buckets.iter().position(|bucket| !bucket.is_empty())?;
-            let mut events = std::mem::take(&mut self.buckets[first]);
-            self.last = events.iter().map(|(place, _)| place.at).min().unwrap_or(self.last);
-            for (place, event) in events.drain(..) {
-                self.buckets[bucket(self.last, place.at)].push((place, event));
+        if self.now.is_empty() {
+            let first = self.later.iter().position(|bucket| !bucket.is_empty())?;
+            let mut events = std::mem::take(&mut self.later[first]);
+            self.last = events.iter().map(|queued| queued.0.at).min().unwrap_or(self.last);
+            for Queued(place, event) in events.drain(..) {
+                self.put(place, event);
             }
             // Its room is kept for the next events, but not that of a crowd.
             events.shrink_to(ROOM_KEPT);
-            self.buckets[first] = events;
-            self.buckets[0].sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+            self.later[first] = events;
+            self.now.shrink_to(ROOM_KEPT);
         }
-        self.buckets[0].pop()
+        self.now.pop().map(|Queued(place, event)| (place, event))
     }
 }
 

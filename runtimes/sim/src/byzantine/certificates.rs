@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use neuroshard_proto::chain::{Certificate, Decided, SignedVote, Statement, Subject, Vote};
-use neuroshard_proto::{Carried, Hash, Message, Verified};
+use neuroshard_proto::{Carried, Hash, Message, Shared, Verified};
 
 use super::{Conduct, View};
 use crate::message::Body;
@@ -17,7 +17,7 @@ const VOTES_MAX: usize = 32;
 pub(super) struct Certificates {
     votes: VecDeque<SignedVote>,
     /// The newest decided block it heard of.
-    decided: Option<Box<Decided>>,
+    decided: Option<Shared<Decided>>,
 }
 
 impl Conduct for Certificates {
@@ -39,7 +39,7 @@ impl Conduct for Certificates {
                 self.votes.truncate(VOTES_MAX - 1);
                 self.votes.push_front(SignedVote { vote: *vote, signature });
             }
-            Ok((Message::Decided(carried), _)) => self.decided = Some(Box::new(carried.what.clone())),
+            Ok((Message::Decided(carried), _)) => self.decided = Some(carried.what.clone()),
             _ => {}
         }
     }
@@ -57,7 +57,7 @@ impl Conduct for Certificates {
             // A decided block under a certificate that is not its own.
             let mut decided = decided.clone();
             decided.certificate = Certificate::gather(subject, [alone]);
-            let message = Message::Decided(Box::new(Carried { node: view.keys.name(view.host), what: *decided }));
+            let message = Message::Decided(Box::new(Carried { node: view.keys.name(view.host), what: decided }));
             sent.push(Rc::new(Body::signed(view.keys, view.host, view.network, &message)));
         }
         if let Some(vote) = self.votes.front() {

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use neuroshard_core::{Outbox, Output};
-use neuroshard_proto::{JournalSeq, RequestId, codec};
+use neuroshard_proto::{JournalSeq, RequestId};
 
 use crate::byzantine;
 use crate::draw::Draw;
@@ -26,6 +26,7 @@ use crate::options::Strategy;
 use crate::queue::{Place, Queue};
 use crate::report::{Chain, Count, Counts, Failure, Report};
 use crate::scenario::{Act, Scenario, WorldSpec};
+use crate::sharing::Pool;
 use host::Host;
 
 /// Who puts events that are no node's doing.
@@ -111,6 +112,7 @@ pub struct World {
     twins: BTreeMap<u32, u32>,
     keys: Keys,
     founding: Founding,
+    pool: Pool,
     network: Network,
     mesh: Mesh,
     /// Acts on the network that last.
@@ -181,6 +183,7 @@ impl World {
             sequence: 0,
             hosts: hosts.collect(),
             founding: genesis::found(&spec, &keys),
+            pool: Pool::default(),
             network: Network::new(&spec),
             mesh: Mesh::new(spec.seed, spec.nodes),
             weather: Vec::new(),
@@ -369,9 +372,4 @@ impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World").field("spec", &self.spec).field("now", &self.now).finish_non_exhaustive()
     }
-}
-
-/// The bytes of outputs as the chain sees them.
-fn encoded(output: &Output) -> Vec<u8> {
-    codec::encode(output)
 }

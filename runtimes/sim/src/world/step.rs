@@ -3,11 +3,11 @@
 use std::io::Cursor;
 
 use neuroshard_core::{Event, Input, Output};
-use neuroshard_proto::{Fault, JournalSeq, RequestId};
+use neuroshard_proto::{Fault, JournalSeq, RequestId, codec};
 use neuroshard_replay::{Detail, Header, InputLine, OutputLine, Reader, Recorder, replay};
 
 use super::host::End;
-use super::{LifeTrace, Next, Recording, World, encoded};
+use super::{LifeTrace, Next, Recording, World};
 use crate::executor::{Executor, Said, blobs_of};
 use crate::invariants::{Started, Stepped};
 use crate::report::Count;
@@ -72,7 +72,7 @@ impl World {
         self.counts.add(Count::Steps, 1);
         self.chain.add(self.now);
         self.chain.add((u64::from(host) << 32) | u64::from(from));
-        outputs.iter().for_each(|output| self.chain.add_bytes(&encoded(output)));
+        outputs.iter().for_each(|output| self.chain.add_bytes(&codec::encode(output)));
         if self.log.is_some() {
             self.note(host, format_args!("< {from} {}", InputLine(&seen)));
             outputs.iter().for_each(|output| self.note(host, format_args!("    {}", OutputLine(output))));
@@ -115,7 +115,7 @@ impl World {
     fn obey(&mut self, host: u32, output: Output) {
         let machine = &mut self.hosts[host as usize];
         match output {
-            Output::Persist { seq, record } => machine.disk.write(seq, record.into_vec()),
+            Output::Persist { seq, record } => machine.disk.write(seq, self.pool.share(&record)),
             Output::Trim { before } => machine.disk.trim(before),
             Output::Compute { id, job, .. } => {
                 let lie = self.lie(host, id);
