@@ -17,6 +17,8 @@ const VIEWS_AHEAD: u64 = 8;
 const VIEWS_KEPT: u64 = 8;
 /// Notarizations kept: the newest.
 const NOTARIZATIONS_MAX: usize = 16;
+/// A notarized block is proposed again after this part of the view.
+const AGAIN_SHARE: u64 = 4;
 /// Timeouts double at most so often.
 const DOUBLINGS_MAX: u64 = 5;
 
@@ -41,6 +43,8 @@ pub struct Simplex {
     offered: Option<Hash>,
     wanted: bool,
     deadline: Option<Time>,
+    /// When this node, as leader, proposes again what the view before notarized: its finalization is most often on the way.
+    again_at: Option<Time>,
     /// Certificates that durable ballots hold.
     durable: BTreeSet<Subject>,
     /// Validators that contradicted themselves.
@@ -97,6 +101,7 @@ impl Agreement for Simplex {
             offered: None,
             wanted: false,
             deadline: None,
+            again_at: None,
             durable: BTreeSet::new(),
             caught: BTreeSet::new(),
             decided: None,
@@ -121,6 +126,9 @@ impl Agreement for Simplex {
             Input::Certificate(certificate) => self.on_certificate(certificate, out),
             Input::Tick => self.on_tick(now, out),
         }
+        if self.view != before {
+            self.again_at = self.patience_ms().map(|pause| now.after_ms(pause));
+        }
         if asked || self.view != before {
             self.lead(out);
         }
@@ -128,7 +136,7 @@ impl Agreement for Simplex {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.deadline
+        self.again_at.into_iter().chain(self.deadline).min()
     }
 
     fn height(&self) -> u64 {
@@ -155,7 +163,7 @@ impl Simplex {
     pub(super) fn essence(&self) -> impl Serialize + use<> {
         let entry = self.entry.as_ref().map(|entry| (entry.certificate.subject, entry.certificate.newest_lock()));
         let notarized: Vec<Lock> = self.notarized.values().filter_map(lock_of).collect();
-        (self.view, entry, notarized, self.own.clone(), self.nullified, self.offered)
+        (self.view, entry, notarized, self.own.clone(), self.nullified, self.offered, self.again_at.is_some())
     }
 
     /// The certificates that somebody needs to catch up with this node's view.
@@ -326,7 +334,7 @@ impl Simplex {
         if let Subject::Finalized { .. } = certificate.subject {
             if self.decided.is_none() {
                 self.decided = Some(certificate.clone());
-                self.deadline = None;
+                (self.deadline, self.again_at) = (None, None);
                 out.push(Output::Decided(certificate.clone()));
             }
             return;
@@ -365,6 +373,10 @@ impl Simplex {
     }
 
     fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.again_at = None;
+            self.lead(out);
+        }
         if self.deadline.is_none_or(|at| at > now) {
             return;
         }
@@ -400,16 +412,13 @@ impl Simplex {
     /// Proposes, if this node leads the view, may, and has a block to propose.
     fn lead(&mut self, out: &mut Vec<Output>) {
         let voted = self.own.get(&self.view).is_some_and(|own| own.notarized.is_some());
-        let leads = self.seats.leader(self.height, self.view) == Some(self.node);
-        if !leads || voted || self.offered.is_some() || self.decided.is_some() {
+        if !self.leads() || self.again_at.is_some() || voted || self.offered.is_some() || self.decided.is_some() {
             return;
         }
         let again = match self.entry.as_ref().map(|entry| entry.certificate.subject) {
             None if self.view > 0 => return,
             None => None,
-            // Who entered by a notarization waits for the finalization that is under way. If it does not come, the view is
-            // nullified, and the next leader proposes the locked block again.
-            Some(Subject::Notarized { .. } | Subject::Finalized { .. }) => return,
+            Some(Subject::Notarized { block, .. } | Subject::Finalized { block, .. }) => Some(block),
             Some(Subject::Nullified { .. }) => {
                 let lock = self.entry.as_ref().and_then(|entry| entry.certificate.newest_lock());
                 lock.map(|lock| lock.block)
@@ -420,6 +429,18 @@ impl Simplex {
             let lock = self.entry.as_ref().and_then(|entry| entry.lock.clone());
             out.push(Output::Propose { view: self.view, again, entry, lock });
         }
+    }
+
+    fn leads(&self) -> bool {
+        self.seats.leader(self.height, self.view) == Some(self.node)
+    }
+
+    /// How long this node leaves a finalization under way its time before it proposes the notarized block again.
+    fn patience_ms(&self) -> Option<u64> {
+        let ended = self.entry.as_ref().map(|entry| entry.certificate.subject);
+        let notarized = matches!(ended, Some(Subject::Notarized { .. }));
+        (notarized && self.leads() && self.decided.is_none())
+            .then(|| timeout_ms(self.view).checked_div(AGAIN_SHARE).unwrap_or_default())
     }
 
     fn votes(&self) -> bool {

@@ -209,6 +209,21 @@ fn a_leader_proposes_what_the_certificates_demand() {
 }
 
 #[test]
+fn a_leader_gives_a_finalization_a_quarter_of_the_view_before_it_proposes_again() {
+    let mut leader = Simplex::start(HEIGHT, seats(4, &[0, 3]), node(3), []);
+    let mut out = Vec::new();
+    leader.on(NOW, Input::Certificate(&notarization(0, "a")), &mut out);
+    leader.on(NOW, Input::Wanted(true), &mut out);
+    let proposes =
+        |out: &[Output]| out.iter().any(|one| matches!(one, Output::Propose { view: 1, again: Some(_), .. }));
+    assert!(!proposes(&out));
+    assert_eq!(leader.deadline(), Some(NOW.after_ms(500)));
+    leader.on(NOW.after_ms(500), Input::Tick, &mut out);
+    assert!(proposes(&out));
+    assert_eq!(leader.deadline(), Some(NOW.after_ms(2000)), "the view's own patience is what it was");
+}
+
+#[test]
 fn timeouts_double_up_to_half_a_minute() {
     let mut honest = follower();
     honest.hear(NOW, Input::Wanted(true));
