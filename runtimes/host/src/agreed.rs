@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use neuroshard_core::ledger::Ledger;
 use neuroshard_core::{Core, DropReason, Event};
 use neuroshard_proto::chain::{Author, Decided, Header, SignedTransaction};
-use neuroshard_proto::{Hash, OwnerId, codec, merkle};
+use neuroshard_proto::{Hash, OwnerId, Shared, codec, merkle};
 use serde::{Deserialize, Serialize};
 
 use crate::status::AgreedStatus;
