@@ -2,5 +2,6 @@
 
 #[cfg(doctest)]
 mod book;
+pub mod duel;
 pub mod golden;
 pub mod toy;
