@@ -39,6 +39,9 @@
 //! A notarized block is most often finalized a delay later, so the leader of the next view waits a quarter of it before it
 //! proposes the block again: where all goes well nothing is said twice.
 //!
+//! Votes are said again each second for as long as a view lasts: where many are lost, a long view is no worse than a short
+//! one.
+//!
 //! Suppose that messages arrive in time. An honest validator leaves a view by a certificate, shows it again with every
 //! timeout, and so takes the others along. If one of them finalized in view `v`, it holds a notarization, which moves all;
 //! otherwise all honest ones nullify `v` in the end, and each vote of theirs counts, because each shows its lock. Timeouts

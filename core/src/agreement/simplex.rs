@@ -17,6 +17,8 @@ const VIEWS_AHEAD: u64 = 8;
 const VIEWS_KEPT: u64 = 8;
 /// Notarizations kept: the newest.
 const NOTARIZATIONS_MAX: usize = 16;
+/// Votes are said again this often.
+const REPEAT_MS: u64 = VIEW_MS;
 /// A notarized block is proposed again after this part of the view.
 const AGAIN_SHARE: u64 = 4;
 /// Timeouts double at most so often.
@@ -42,7 +44,10 @@ pub struct Simplex {
     /// The leader's block in this view, once it is justified.
     offered: Option<Hash>,
     wanted: bool,
+    /// When this node waits for the view no longer.
     deadline: Option<Time>,
+    /// When this node says its votes again: some may be lost, and a view may be long.
+    repeat_at: Option<Time>,
     /// When this node, as leader, proposes again what the view before notarized: its finalization is most often on the way.
     again_at: Option<Time>,
     /// Certificates that durable ballots hold.
@@ -101,6 +106,7 @@ impl Agreement for Simplex {
             offered: None,
             wanted: false,
             deadline: None,
+            repeat_at: None,
             again_at: None,
             durable: BTreeSet::new(),
             caught: BTreeSet::new(),
@@ -136,7 +142,7 @@ impl Agreement for Simplex {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.again_at.into_iter().chain(self.deadline).min()
+        self.again_at.into_iter().chain(self.deadline).chain(self.repeat_at).min()
     }
 
     fn height(&self) -> u64 {
@@ -164,6 +170,12 @@ impl Simplex {
         let entry = self.entry.as_ref().map(|entry| (entry.certificate.subject, entry.certificate.newest_lock()));
         let notarized: Vec<Lock> = self.notarized.values().filter_map(lock_of).collect();
         (self.view, entry, notarized, self.own.clone(), self.nullified, self.offered, self.again_at.is_some())
+    }
+
+    /// When something but repetition happens by itself.
+    #[cfg(test)]
+    pub(super) fn turns_at(&self) -> Option<Time> {
+        self.again_at.into_iter().chain(self.deadline).min()
     }
 
     /// The certificates that somebody needs to catch up with this node's view.
@@ -221,7 +233,7 @@ impl Simplex {
         self.view = view.saturating_add(1);
         self.entry = Some(Entry { certificate: certificate.clone(), lock });
         self.offered = None;
-        self.deadline = None;
+        (self.deadline, self.repeat_at) = (None, None);
         let oldest = self.view.saturating_sub(VIEWS_KEPT);
         self.ballots.retain(|view, _| *view >= oldest);
         self.own.retain(|view, _| *view >= oldest);
@@ -334,7 +346,7 @@ impl Simplex {
         if let Subject::Finalized { .. } = certificate.subject {
             if self.decided.is_none() {
                 self.decided = Some(certificate.clone());
-                (self.deadline, self.again_at) = (None, None);
+                (self.deadline, self.repeat_at, self.again_at) = (None, None, None);
                 out.push(Output::Decided(certificate.clone()));
             }
             return;
@@ -377,9 +389,24 @@ impl Simplex {
             self.again_at = None;
             self.lead(out);
         }
-        if self.deadline.is_none_or(|at| at > now) {
-            return;
+        let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        let (over, repeats) = (due(self.deadline), due(self.repeat_at));
+        if over {
+            self.give_up(out);
         }
+        if over || repeats {
+            self.repeat_at = None;
+            let from = self.view.saturating_sub(1);
+            let votes: Vec<_> = self.ballots.range(from..).flat_map(|(_, ballots)| ballots.of(&self.node)).collect();
+            let certificates = if over { self.standing() } else { Vec::new() };
+            if !(votes.is_empty() && certificates.is_empty()) {
+                out.push(Output::Repeat { votes, certificates });
+            }
+        }
+    }
+
+    /// The view is over for this node, unless it finalized in it.
+    fn give_up(&mut self, out: &mut Vec<Output>) {
         self.deadline = None;
         let (height, view) = (self.height, self.view);
         let own = self.own.entry(view).or_default();
@@ -391,9 +418,6 @@ impl Simplex {
             let proofs = newest.into_iter().chain(self.entry_proofs()).collect::<Vec<_>>();
             self.cast(Statement::Nullify { height, view, lock }, proofs, out);
         }
-        let from = view.saturating_sub(1);
-        let votes = self.ballots.range(from..).flat_map(|(_, ballots)| ballots.of(&self.node)).collect();
-        out.push(Output::Repeat { votes, certificates: self.standing() });
     }
 
     fn entry_proofs(&self) -> Vec<Certificate> {
@@ -447,16 +471,15 @@ impl Simplex {
         self.seats.weight(&self.node) > 0
     }
 
-    /// Lets the timer run while there is something to wait for, and only then.
+    /// Lets the timers run while there is something to wait for, and only then.
     fn arm(&mut self, now: Time) {
         let heard = self.ballots.range(self.view..).next().is_some()
             || self.own.range(self.view..).next().is_some()
             || self.offered.is_some();
         let active = self.wanted || heard || !self.notarized.is_empty();
-        self.deadline = match self.deadline {
-            _ if !active || !self.votes() || self.decided.is_some() => None,
-            None => Some(now.after_ms(timeout_ms(self.view))),
-            Some(at) => Some(at),
-        };
+        let runs = active && self.votes() && self.decided.is_none();
+        let keep = |timer: Option<Time>, ms: u64| runs.then(|| timer.unwrap_or_else(|| now.after_ms(ms)));
+        self.deadline = keep(self.deadline, timeout_ms(self.view));
+        self.repeat_at = keep(self.repeat_at, REPEAT_MS);
     }
 }

@@ -187,7 +187,7 @@ impl World {
                 honest.hear(Time::ZERO, Input::Proposal(offer))
             }
             Act::Timeout => {
-                let Some(at) = honest.simplex.deadline() else { return };
+                let Some(at) = honest.simplex.turns_at() else { return };
                 honest.hear(at, Input::Tick)
             }
             Act::Crash => {

@@ -42,7 +42,7 @@ fn offer(honest: &mut Honest, view: u64, name: &str, entry: Option<&Certificate>
 }
 
 fn wait(honest: &mut Honest) {
-    let at = honest.simplex.deadline().unwrap();
+    let at = honest.simplex.turns_at().unwrap();
     honest.hear(at, Input::Tick);
 }
 
@@ -220,7 +220,7 @@ fn a_leader_gives_a_finalization_a_quarter_of_the_view_before_it_proposes_again(
     assert_eq!(leader.deadline(), Some(NOW.after_ms(500)));
     leader.on(NOW.after_ms(500), Input::Tick, &mut out);
     assert!(proposes(&out));
-    assert_eq!(leader.deadline(), Some(NOW.after_ms(2000)), "the view's own patience is what it was");
+    assert_eq!(leader.turns_at(), Some(NOW.after_ms(2000)), "the view's own patience is what it was");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn timeouts_double_up_to_half_a_minute() {
     honest.hear(NOW, Input::Wanted(true));
     let mut lengths = Vec::new();
     for view in 0..8 {
-        lengths.push(honest.simplex.deadline().unwrap().ms_since(NOW));
+        lengths.push(honest.simplex.turns_at().unwrap().ms_since(NOW));
         honest.hear(NOW, Input::Certificate(&nullification(view, [None; 3])));
     }
     assert_eq!(lengths, [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
@@ -241,12 +241,29 @@ fn at_each_timeout_votes_and_certificates_are_shown_again() {
     honest.hear(NOW, Input::Certificate(&notarization(0, "a")));
     honest.hear(NOW, Input::Certificate(&nullification(1, [None, Some((0, "a")), None])));
     let mut out = Vec::new();
-    let at = honest.simplex.deadline().unwrap();
-    honest.hear(at, Input::Tick);
-    honest.simplex.on(honest.simplex.deadline().unwrap(), Input::Tick, &mut out);
+    wait(&mut honest);
+    honest.simplex.on(honest.simplex.turns_at().unwrap(), Input::Tick, &mut out);
     let certificates = vec![notarization(0, "a"), nullification(1, [None, Some((0, "a")), None])];
     let votes = vec![vote(3, nullify(2, Some((0, block("a")))))];
     assert_eq!(out, [Output::Repeat { votes, certificates }]);
+}
+
+#[test]
+fn each_second_votes_are_said_again_however_long_the_view() {
+    let mut honest = follower();
+    let entry = nullification(1, [None; 3]);
+    honest.hear(NOW, Input::Certificate(&entry));
+    offer(&mut honest, 2, "a", Some(&entry), None);
+    let mut heard = Vec::new();
+    for second in 1..4 {
+        let (at, mut out) = (NOW.after_ms(1000 * second), Vec::new());
+        assert_eq!(honest.simplex.deadline(), Some(at));
+        honest.simplex.on(at, Input::Tick, &mut out);
+        heard.extend(out);
+    }
+    let votes = vec![vote(3, notarize(2, block("a")))];
+    assert_eq!(heard, vec![Output::Repeat { votes, certificates: vec![] }; 3]);
+    assert_eq!(honest.simplex.turns_at(), Some(NOW.after_ms(4000)), "which lasts what it lasted");
 }
 
 #[test]
