@@ -34,6 +34,8 @@ counts! {
     Steps "steps of cores",
     Ticks "ticks",
     Sent "packets sent",
+    /// All packets but heartbeats: what deciding costs.
+    SentToAgree "packets sent to agree",
     Delivered "packets delivered",
     Refused "frames refused on arrival",
     ToNobody "packets to a node that is down",

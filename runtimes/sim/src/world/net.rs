@@ -107,6 +107,8 @@ impl World {
         }
         self.ordinal += 1;
         self.counts.add(Count::Sent, 1);
+        let agrees = matches!(&body.opened, Ok(verified) if !matches!(verified.message(), Message::Heartbeat(_)));
+        self.counts.add(Count::SentToAgree, u64::from(agrees));
         let packet = Packet { at: self.now, from, to, ordinal: self.ordinal, bytes: body.bytes };
         let busy = &mut self.hosts[from as usize].line_busy_until;
         let fate = self.network.fate(&packet, &self.weather, busy);
