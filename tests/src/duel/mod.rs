@@ -8,6 +8,8 @@
 //! Messages go straight to each other validator, and each copy has a delay and a fate of its own. Who has decided tells those
 //! who have not when it hears of them, whatever the protocol. Blocks are names here: both protocols leave bodies to the host.
 
+#[cfg(test)]
+mod checklist;
 mod context;
 mod host;
 mod tendermint;

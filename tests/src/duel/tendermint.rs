@@ -108,6 +108,15 @@ fn theirs(vote: &SignedVote) -> Option<SignedMessage<Ours, context::Ballot>> {
     Some(SignedMessage::new(message, vote.signature.0))
 }
 
+/// A notarization as the library knows it; none for a vote for nothing.
+fn polka_of(certificate: &Certificate) -> Option<PolkaCertificate<Ours>> {
+    let Subject::Notarized { height, view, block } = certificate.subject else { return None };
+    let signers = certificate.endorsements.iter();
+    let polka_signatures = signers.map(|one| PolkaSignature::new(Name(one.validator), one.signature.0)).collect();
+    let round = round_of(view).filter(|_| block != NIL)?;
+    Some(PolkaCertificate { height: At(height), round, value_id: Id(block), polka_signatures })
+}
+
 impl<const HASTE: u32> Agreement for Tendermint<HASTE> {
     fn start<'a>(height: u64, seats: Arc<Seats>, node: NodeId, ballots: impl IntoIterator<Item = &'a Ballot>) -> Self {
         let set = Set::new(&seats);
@@ -385,14 +394,10 @@ impl<const HASTE: u32> Tendermint<HASTE> {
         }
         let height = At(self.height);
         match subject {
-            Subject::Notarized { block, .. } if block != NIL => {
-                let sign = |one: &_| {
-                    let neuroshard_core::proto::chain::Endorsement { validator, signature, .. } = one;
-                    PolkaSignature::new(Name(*validator), signature.0)
-                };
-                let polka_signatures = signers.iter().map(sign).collect();
-                let polka = PolkaCertificate { height, round, value_id: Id(block), polka_signatures };
-                self.feed(now, Fed::PolkaCertificate(polka), out);
+            Subject::Notarized { .. } => {
+                if let Some(polka) = polka_of(certificate) {
+                    self.feed(now, Fed::PolkaCertificate(polka), out);
+                }
             }
             Subject::Finalized { block, .. } if block != NIL => {
                 let signers = signers.iter();
@@ -404,7 +409,7 @@ impl<const HASTE: u32> Tendermint<HASTE> {
                 let proposal = Ours.new_proposal(height, round, Id(block), Round::Nil, self.leader(round));
                 self.feed(now, Fed::SyncDecision(proposal), out);
             }
-            Subject::Notarized { .. } | Subject::Finalized { .. } | Subject::Nullified { .. } => {}
+            Subject::Finalized { .. } | Subject::Nullified { .. } => {}
         }
     }
 
@@ -412,64 +417,62 @@ impl<const HASTE: u32> Tendermint<HASTE> {
     fn recall(&mut self, ballot: &Ballot) {
         let statement = ballot.statement;
         let Some(round) = round_of(statement.view()) else { return };
-        let mut made = Vec::new();
-        if self.driver.round() == Round::Nil {
-            made.extend(self.replay(Fed::NewRound(At(self.height), Round::ZERO, self.leader(Round::ZERO))));
-        }
-        while self.driver.round() < round {
-            let over = Timeout::precommit(self.driver.round());
-            made.clear();
-            made.extend(self.replay(Fed::TimeoutElapsed(over)));
-            let here = self.driver.round();
-            made.extend(self.replay(Fed::NewRound(At(self.height), here, self.leader(here))));
-        }
+        let mut made = self.return_to(round);
         let polka = ballot.proofs.iter().next();
-        let propose = |this: &Self, block: Hash, rests_on: Round| {
-            let proposal = Ours.new_proposal(At(this.height), round, Id(block), rests_on, this.leader(round));
-            Fed::Proposal(SignedMessage::new(proposal, [0; 64]), Validity::Valid)
-        };
         let rests_on = polka.and_then(|polka| round_of(polka.subject.view())).unwrap_or(Round::Nil);
         match statement {
             Statement::Notarize { block: NIL, .. } => {
-                made.extend(self.replay(Fed::TimeoutElapsed(Timeout::propose(round))))
+                self.replay(Fed::TimeoutElapsed(Timeout::propose(round)), &mut made);
             }
             Statement::Finalize { block: NIL, .. } => {
-                made.extend(self.replay(Fed::TimeoutElapsed(Timeout::prevote(round))))
+                self.replay(Fed::TimeoutElapsed(Timeout::prevote(round)), &mut made);
             }
             Statement::Notarize { block, .. } => {
-                self.replay_polka(polka, &mut made);
-                made.extend(self.replay(propose(self, block, rests_on)));
+                polka.into_iter().for_each(|polka| self.replay_polka(polka, &mut made));
+                self.replay(self.offer_again(round, block, rests_on), &mut made);
             }
             Statement::Finalize { block, .. } => {
                 if self.driver.valid_proposal_for_round_and_value(round, Id(block)).is_none() {
-                    made.extend(self.replay(propose(self, block, Round::Nil)));
+                    self.replay(self.offer_again(round, block, Round::Nil), &mut made);
                 }
-                self.replay_polka(polka, &mut made);
+                polka.into_iter().for_each(|polka| self.replay_polka(polka, &mut made));
             }
             Statement::Nullify { .. } => {}
         }
         let again = made.iter().any(|one| matches!(one, Asked::Vote(vote) if statement_of(vote) == statement));
         assert!(again, "the driver casts {statement:?} again after a crash");
-        self.unset.extend(made.iter().filter_map(|one| match one {
-            Asked::ScheduleTimeout(timeout) => Some(*timeout),
-            _ => None,
-        }));
+        let timeout = |one: &Asked<Ours>| if let Asked::ScheduleTimeout(timeout) = one { Some(*timeout) } else { None };
+        self.unset.extend(made.iter().filter_map(timeout));
         self.unset.retain(|timeout| timeout.round == round);
     }
 
-    fn replay(&mut self, input: Fed<Ours>) -> Vec<Asked<Ours>> {
-        self.driver.process(input).unwrap_or_default()
+    /// Lets rounds end until the driver is in this one.
+    fn return_to(&mut self, round: Round) -> Vec<Asked<Ours>> {
+        let mut made = Vec::new();
+        while self.driver.round() < round {
+            made.clear();
+            let here = self.driver.round();
+            if here.is_defined() {
+                self.replay(Fed::TimeoutElapsed(Timeout::precommit(here)), &mut made);
+            }
+            let next = here.increment();
+            self.replay(Fed::NewRound(At(self.height), next, self.leader(next)), &mut made);
+        }
+        made
     }
 
-    fn replay_polka(&mut self, polka: Option<&Certificate>, made: &mut Vec<Asked<Ours>>) {
-        let Some(polka) = polka else { return };
-        let Subject::Notarized { view, block, .. } = polka.subject else { return };
-        let Some(round) = round_of(view) else { return };
-        let signatures = polka.endorsements.iter();
-        let polka_signatures =
-            signatures.map(|one| PolkaSignature::new(Name(one.validator), one.signature.0)).collect();
-        let height = At(self.height);
-        let polka = PolkaCertificate { height, round, value_id: Id(block), polka_signatures };
-        made.extend(self.replay(Fed::PolkaCertificate(polka)));
+    fn replay(&mut self, input: Fed<Ours>, made: &mut Vec<Asked<Ours>>) {
+        made.extend(self.driver.process(input).unwrap_or_default());
+    }
+
+    fn offer_again(&self, round: Round, block: Hash, rests_on: Round) -> Fed<Ours> {
+        let proposal = Ours.new_proposal(At(self.height), round, Id(block), rests_on, self.leader(round));
+        Fed::Proposal(SignedMessage::new(proposal, [0; 64]), Validity::Valid)
+    }
+
+    fn replay_polka(&mut self, polka: &Certificate, made: &mut Vec<Asked<Ours>>) {
+        if let Some(polka) = polka_of(polka) {
+            self.replay(Fed::PolkaCertificate(polka), made);
+        }
     }
 }

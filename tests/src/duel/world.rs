@@ -115,7 +115,9 @@ struct World {
     armed: Vec<Option<Time>>,
     /// Crashes to come, the last first.
     crashes: Vec<(Time, usize)>,
+    /// Which half each place is in, a bit each.
     group: u128,
+    salt: u64,
     draws: Stream,
     packets: u64,
     now: Time,
@@ -176,6 +178,7 @@ impl World {
             timers: BTreeSet::new(),
             crashes,
             group,
+            salt: draws.next_u64(),
             draws,
             packets: 0,
             now: Time::ZERO,
@@ -222,12 +225,11 @@ impl World {
         self.judge()
     }
 
-    /// Draws a shifting partition's halves anew.
+    /// A shifting partition has other halves in each second.
     fn turn(&mut self) {
         if self.schedule.cut == Cut::Shifting {
-            let second = self.now.as_ms() / 1000;
-            self.group =
-                u128::from(second.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.group as u64 >> 3);
+            let second = (self.now.as_ms() / 1000).wrapping_add(self.salt);
+            self.group = u128::from(second.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
         }
     }
 
