@@ -14,7 +14,7 @@ cargo xtask <command>
   check          everything CI checks beside the tests: format, lints, determinism, dependencies, tidiness, docs
   check <name>   one of: format, lints, floats, dependencies, tidy, docs
   golden         rewrite the golden files after a deliberate change of the wire, the schema or the arithmetic
-  mutants [word] build each deliberate mistake (whose name has the word) and want a named test to notice it
+  mutants [word] build each deliberate mistake (the word is in its name or its test's) and want the test to notice it
   help           this text";
 
 fn main() -> ExitCode {

@@ -117,6 +117,18 @@ const MUTANTS: &[Mutant] = &[
         "--lib",
         "agreement::tests::scenarios::a_restart_forgets_no_vote_and_no_lock",
     ),
+    mutant(
+        "votes said once a view",
+        CORE,
+        "--lib",
+        "agreement::tests::scenarios::each_second_votes_are_said_again_however_long_the_view",
+    ),
+    mutant(
+        "notarized block proposed at once",
+        CORE,
+        "--lib",
+        "agreement::tests::scenarios::a_leader_gives_a_finalization_a_quarter_of_the_view_before_it_proposes_again",
+    ),
     mutant("vote not journaled", CORE, "chain", "crashes::no_vote_is_signed_before_it_is_durable"),
     mutant("schedule one step late", CORE, "--lib", "schedule::tests::corrections_undo_the_bias_of_young_moments"),
     mutant(
@@ -143,9 +155,10 @@ const MUTANTS: &[Mutant] = &[
     mutant("norm never clipped", SHADERS, "mathematics", "the_optimizer_is_near_the_mathematics"),
 ];
 
-/// Builds every mutant whose name contains `filter`, and wants its test to pass without and to fail with the mistake.
+/// Builds every mutant whose name or test contains `filter`, and wants its test to pass without and to fail with the mistake.
 pub(crate) fn run(filter: &str) -> Result<(), String> {
-    let chosen: Vec<&Mutant> = MUTANTS.iter().filter(|mutant| mutant.name.contains(filter)).collect();
+    let named = |mutant: &&Mutant| [mutant.name, mutant.target, mutant.test].iter().any(|text| text.contains(filter));
+    let chosen: Vec<&Mutant> = MUTANTS.iter().filter(named).collect();
     let mut survived = Vec::new();
     for mutant in &chosen {
         let honest = outcome(mutant, None)?;

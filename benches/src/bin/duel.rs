@@ -13,7 +13,7 @@ use neuroshard_sim::{Count, Options, Scenario, World};
 use neuroshard_tests::duel::{AS_IT_COMES, Cut, HASTY, HEIGHT, Protocol, SIMPLEX, Schedule, node, run};
 
 /// Validators of a height, and how many heights are decided.
-const SIZES: [(usize, u64); 4] = [(4, 400), (7, 400), (31, 40), (100, 8)];
+const SIZES: [(usize, u64); 4] = [(4, 400), (7, 400), (31, 20), (100, 4)];
 /// The seats of a large network.
 const COMMITTEE: usize = 512;
 /// How long partitions last.

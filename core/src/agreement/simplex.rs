@@ -390,7 +390,7 @@ impl Simplex {
             self.lead(out);
         }
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
-        let (over, repeats) = (due(self.deadline), due(self.repeat_at));
+        let (over, repeats) = (due(self.deadline), due(self.repeat_at) && !mutant("votes said once a view"));
         if over {
             self.give_up(out);
         }
@@ -462,7 +462,7 @@ impl Simplex {
     /// How long this node leaves a finalization under way its time before it proposes the notarized block again.
     fn patience_ms(&self) -> Option<u64> {
         let ended = self.entry.as_ref().map(|entry| entry.certificate.subject);
-        let notarized = matches!(ended, Some(Subject::Notarized { .. }));
+        let notarized = matches!(ended, Some(Subject::Notarized { .. })) && !mutant("notarized block proposed at once");
         (notarized && self.leads() && self.decided.is_none())
             .then(|| timeout_ms(self.view).checked_div(AGAIN_SHARE).unwrap_or_default())
     }
