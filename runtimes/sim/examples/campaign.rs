@@ -1,14 +1,22 @@
 //! A campaign without the command line, so that it can be built with simulated signatures: `campaign FROM TO [LIARS_PPM]`, seven
-//! nodes for ten minutes each, once.
+//! nodes for ten minutes each, once. `campaign SEED LIARS_PPM FILE` runs one world and logs it to a file.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
-use neuroshard_sim::{Options, Runs, campaign};
+use neuroshard_sim::{Options, Runs, Scenario, World, campaign};
 
 fn main() -> ExitCode {
-    let numbers: Result<Vec<u64>, _> = std::env::args().skip(1).map(|argument| argument.parse()).collect();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [seed, liars, file] = &words[..]
+        && let (Ok(seed), Ok(byzantine_ppm), Err(_)) = (seed.parse(), liars.parse(), file.parse::<u64>())
+    {
+        return one(seed, byzantine_ppm, file);
+    }
+    let numbers: Result<Vec<u64>, _> = words.iter().map(|word| word.parse()).collect();
     let Ok([from, to, liars @ ..]) = numbers.as_deref() else {
         eprintln!("campaign FROM TO [LIARS_PPM]");
         return ExitCode::from(2);
@@ -33,4 +41,16 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// One world, logged.
+fn one(seed: u64, byzantine_ppm: u32, file: &str) -> ExitCode {
+    let scenario = Scenario::draw(&Options { byzantine_ppm, ..Options::default() }, seed);
+    let (Ok(scenario), Ok(log)) = (scenario, File::create(file)) else {
+        eprintln!("the seed has no world, or {file} cannot be written");
+        return ExitCode::from(2);
+    };
+    let report = World::new(&scenario).logging(BufWriter::new(log)).run();
+    println!("{report}");
+    ExitCode::from(u8::from(report.failure.is_some()))
 }

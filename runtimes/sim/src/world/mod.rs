@@ -132,6 +132,8 @@ pub struct World {
     acting: Option<u32>,
     counts: Counts,
     chain: Chain,
+    /// When the node that has stopped in the step at hand starts again.
+    ended: Option<u64>,
     outbox: Outbox,
     outputs: Vec<Output>,
     recording: Recording,
@@ -198,6 +200,7 @@ impl World {
             acting: None,
             counts: Counts::default(),
             chain: Chain::default(),
+            ended: None,
             outbox: Outbox::default(),
             outputs: Vec::new(),
             recording: Recording::Nothing,

@@ -89,6 +89,13 @@ impl World {
             self.obey(host, output);
         }
         self.outputs = outputs;
+        if let Some(again) = self.ended.take() {
+            // The process ends when it has done what it was asked, and the machine stays: what was written is there.
+            self.hosts[host as usize].disk.crash(u32::MAX, false);
+            self.stop(host);
+            self.put(again, host, Next::Start);
+            return;
+        }
         if let Some(act) = falls {
             self.counts.add(Count::CrashesInside, 1);
             return self.fall(host, act);
@@ -163,10 +170,7 @@ impl World {
                     End::Leaving { until } => until.max(self.now + 1_000_000),
                     End::NotInSight | End::Falling { .. } => self.now + 10_000_000,
                 };
-                // The process ends and the machine stays: what was written is there.
-                self.hosts[host as usize].disk.crash(u32::MAX, false);
-                self.stop(host);
-                self.put(again, host, Next::Start);
+                self.ended = Some(again);
             }
             _ => {}
         }
