@@ -135,8 +135,25 @@ pub use neuroshard_proto as proto;
 pub use node::{Core, RestoreError};
 pub use sampling::Sampler;
 
-/// The schemas of this crate's types that are stored or recorded; see [`proto::schema`].
-pub fn schema_types() -> [&'static postcard_schema::schema::NamedType; 4] {
-    use postcard_schema::Schema;
-    [Config::SCHEMA, Input::SCHEMA, Output::SCHEMA, Record::SCHEMA]
+/// This crate's types that are stored, recorded, or shown to others; see [`proto::schema`].
+pub fn schema_types() -> [proto::schema::Named; 15] {
+    use proto::schema::Named;
+    use proto::{Commitment, Fault, NodeId, OwnerId};
+    [
+        Named::of::<Config>(),
+        Named::of::<Input>(),
+        Named::of::<Output>(),
+        Named::of::<Record>(),
+        Named::part::<agreement::Ballot>("Ballot"),
+        Named::part::<Result<Commitment, Fault>>("Answer"),
+        Named::of::<ledger::light::Advance>(),
+        Named::of::<ledger::sync::Chunk>(),
+        Named::part::<ledger::tree::Piece<OwnerId, ledger::Account>>("AccountsPiece"),
+        Named::part::<ledger::tree::Piece<NodeId, ledger::Node>>("NodesPiece"),
+        Named::part::<ledger::tree::Piece<NodeId, ledger::Candidate>>("CandidatesPiece"),
+        Named::generic::<ledger::StateProof<OwnerId, ledger::Account>>("AccountProof"),
+        Named::generic::<ledger::StateProof<NodeId, ledger::Node>>("NodeProof"),
+        Named::part::<ledger::tree::Proof<OwnerId, ledger::Account>>("AccountPath"),
+        Named::part::<ledger::tree::Proof<NodeId, ledger::Node>>("NodePath"),
+    ]
 }

@@ -5,11 +5,14 @@ use neuroshard_core::ledger::sync::Chunk;
 use neuroshard_core::ledger::{Account, StateProof};
 use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Config, Input, Output, Record};
-use neuroshard_proto::chain::{BlocksWanted, Certificate, Decided, Proposal, Transaction, Vote};
+use neuroshard_proto::chain::{
+    Block, BlocksWanted, Certificate, Decided, Evidence, Header as BlockHeader, Proposal, Seats, SignedTransaction,
+    SignedVote, Transaction, Vote,
+};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Commitment, Envelope, Fault, Genesis, Hash, Heartbeat, Job, Kind, Manifest, Message, ModelSpec, OwnerId, Params,
-    Verified,
+    Carried, Commitment, Envelope, Fault, Genesis, Hash, Heartbeat, Job, Kind, Manifest, Message, ModelSpec, OwnerId,
+    Params, Verified,
 };
 use neuroshard_replay::Header;
 
@@ -24,7 +27,7 @@ const BYTES_MAX: u64 = 8192;
 pub type Check = (&'static str, fn(&[u8]));
 
 /// Every type that is decoded from what others made. The first byte of an input chooses; the list only grows at its end.
-pub const TYPES: [Check; 25] = [
+pub const TYPES: [Check; 33] = [
     ("Envelope", check::<Envelope>),
     ("Heartbeat", check::<Heartbeat>),
     ("Genesis", check::<Genesis>),
@@ -50,6 +53,14 @@ pub const TYPES: [Check; 25] = [
     ("Chunk", check::<Chunk>),
     ("Advance", check::<Advance>),
     ("StateProof", check::<StateProof<OwnerId, Account>>),
+    ("SignedTransaction", check::<SignedTransaction>),
+    ("SignedVote", check::<SignedVote>),
+    ("Evidence", check::<Evidence>),
+    ("block header", check::<BlockHeader>),
+    ("Block", check::<Block>),
+    ("Seats", check::<Seats>),
+    ("CarriedCertificate", check::<Carried<Certificate>>),
+    ("CarriedDecided", check::<Carried<Decided>>),
 ];
 
 /// The target: a byte that chooses a type, and an encoding.

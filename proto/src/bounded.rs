@@ -122,7 +122,7 @@ impl<'de, T: Deserialize<'de>, const MAX: u32> Deserialize<'de> for List<T, MAX>
 }
 
 impl<T: Schema, const MAX: u32> Schema for List<T, MAX> {
-    const SCHEMA: &'static NamedType = &NamedType { name: "List", ty: &DataModelType::Seq(T::SCHEMA) };
+    const SCHEMA: &'static NamedType = &NamedType { name: Limit::<MAX>::NAME, ty: &DataModelType::Seq(T::SCHEMA) };
 }
 
 /// At most `MAX` bytes.
@@ -180,7 +180,7 @@ impl<'de, const MAX: u32> Deserialize<'de> for Bytes<MAX> {
 }
 
 impl<const MAX: u32> Schema for Bytes<MAX> {
-    const SCHEMA: &'static NamedType = &NamedType { name: "Bytes", ty: &DataModelType::ByteArray };
+    const SCHEMA: &'static NamedType = &NamedType { name: Limit::<MAX>::NAME, ty: &DataModelType::ByteArray };
 }
 
 /// UTF-8 text of at most `MAX` bytes.
@@ -230,7 +230,37 @@ impl<'de, const MAX: u32> Deserialize<'de> for Text<MAX> {
 }
 
 impl<const MAX: u32> Schema for Text<MAX> {
-    const SCHEMA: &'static NamedType = &NamedType { name: "Text", ty: &DataModelType::String };
+    const SCHEMA: &'static NamedType = &NamedType { name: Limit::<MAX>::NAME, ty: &DataModelType::String };
+}
+
+/// A limit as a name: the schema has no other place for it.
+struct Limit<const MAX: u32>;
+
+impl<const MAX: u32> Limit<MAX> {
+    const DIGITS: [u8; 10] = [
+        digit(MAX, 1_000_000_000),
+        digit(MAX, 100_000_000),
+        digit(MAX, 10_000_000),
+        digit(MAX, 1_000_000),
+        digit(MAX, 100_000),
+        digit(MAX, 10_000),
+        digit(MAX, 1000),
+        digit(MAX, 100),
+        digit(MAX, 10),
+        digit(MAX, 1),
+    ];
+    const NAME: &'static str = match core::str::from_utf8(&Self::DIGITS) {
+        Ok(name) => name,
+        Err(_) => "",
+    };
+}
+
+/// The decimal digit of a number that counts this unit.
+const fn digit(number: u32, unit: u32) -> u8 {
+    let Some(units) = number.checked_div(unit) else { return b'0' };
+    let Some(rest) = units.checked_rem(10) else { return b'0' };
+    let [digit, ..] = rest.to_le_bytes();
+    b'0'.saturating_add(digit)
 }
 
 #[cfg(test)]
@@ -245,6 +275,13 @@ mod tests {
         let bytes = postcard::to_allocvec(&vec![1u8, 2, 3]).unwrap();
         assert!(postcard::from_bytes::<List<u8, 2>>(&bytes).is_err());
         assert!(postcard::from_bytes::<List<u8, 3>>(&bytes).is_ok());
+    }
+
+    #[test]
+    fn a_limit_is_its_schema_s_name() {
+        assert_eq!(List::<u8, 512>::SCHEMA.name.parse(), Ok(512));
+        assert_eq!(Bytes::<{ u32::MAX }>::SCHEMA.name.parse(), Ok(u32::MAX));
+        assert_eq!(Text::<0>::SCHEMA.name.parse(), Ok(0));
     }
 
     #[test]

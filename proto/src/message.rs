@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use postcard_schema::Schema;
+use postcard_schema::schema::NamedType;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{Block, BlocksWanted, Certificate, Decided, Proposal, Transaction, Vote};
@@ -66,6 +67,13 @@ macro_rules! messages {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$kind => stringify!($kind),)*
+                }
+            }
+
+            /// The shape of the kind's payload.
+            pub const fn payload_schema(self) -> &'static NamedType {
+                match self {
+                    $(Self::$kind => <$payload>::SCHEMA,)*
                 }
             }
         }

@@ -1,14 +1,15 @@
 //! The checks, by name.
 
 use crate::tree::{cargo, root};
-use crate::{deps, tidy};
+use crate::{bindings, deps, tidy};
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("format", format),
     ("tidy", tidy::check),
     ("dependencies", deps::check),
+    ("bindings", bindings::check),
     ("lints", lints),
     ("floats", floats),
     ("docs", docs),
@@ -92,6 +93,7 @@ pub(crate) fn golden() -> Result<(), String> {
     let bless = [("NEUROSHARD_BLESS", "1")];
     let tests = ["--test", "golden", "--test", "traces", "--test", "book"];
     cargo(&[&["test", "-p", "neuroshard-tests"], &tests[..]].concat(), &bless)?;
+    bindings::write()?;
     cargo(&["test", "-p", "neuroshard-fuzz", "--test", "corpora", "the_seeds"], &bless)
 }
 
