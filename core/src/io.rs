@@ -175,6 +175,8 @@ pub enum Event {
     /// A quorum decided a block that does not follow the head: a third of the weight or more is faulty, or this program
     /// is. The node takes no further part in agreement.
     ChainBroken { height: u64, id: Hash },
+    /// The agreed state after a decided block was taken from others, because they keep no older blocks.
+    StateTaken { height: u64, id: Hash, time: Time, root: Hash },
 }
 
 /// Why a transaction is dropped.
@@ -256,6 +258,11 @@ pub enum PeerFault {
     Block { node: NodeId, height: u64 },
     /// A block that is said to be decided, without the signatures of those who decide.
     Undecided { node: NodeId, height: u64 },
+    /// A step to a later header that does not follow from what this node trusts: forged, or over so long a time that this
+    /// node must begin anew from a header that its operator trusts.
+    Steps { node: NodeId, height: u64 },
+    /// A piece that is not one of the state at this height.
+    State { node: NodeId, height: u64 },
 }
 
 /// Who asks for the next [`Input::Tick`]: the reason makes idle spins debuggable.

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 
-use neuroshard_proto::chain::{Block, Decided};
+use neuroshard_proto::chain::{Advance, Block, Decided};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{BatchId, Bytes, Hash, JournalSeq, List, NetworkId, NodeId, Shared, Snapshot, mutant};
 use postcard_schema::Schema;
@@ -52,6 +52,11 @@ pub enum JournalFact {
     State { decided: Shared<Decided>, values: List<(u64, Hash), 4> },
     /// A part of that state, encoded: a [`crate::ledger::sync::Chunk`].
     Chunk { chunk: Bytes<CHUNK_BYTES_MAX> },
+    /// Others decide from this block on: a step that later nodes are shown.
+    Step { step: Box<Advance> },
+    /// The agreed state after this block follows in chunks as others give them. Until it is whole, older facts hold; nothing
+    /// about later heights is written before.
+    Taking { decided: Shared<Decided>, values: List<(u64, Hash), 4> },
 }
 
 /// Who needs older records: they are deleted when nobody does.

@@ -136,7 +136,7 @@ pub use node::{Core, RestoreError};
 pub use sampling::Sampler;
 
 /// This crate's types that are stored, recorded, or shown to others; see [`proto::schema`].
-pub fn schema_types() -> [proto::schema::Named; 15] {
+pub fn schema_types() -> [proto::schema::Named; 14] {
     use proto::schema::Named;
     use proto::{Commitment, Fault, NodeId, OwnerId};
     [
@@ -146,7 +146,6 @@ pub fn schema_types() -> [proto::schema::Named; 15] {
         Named::of::<Record>(),
         Named::part::<agreement::Ballot>("Ballot"),
         Named::part::<Result<Commitment, Fault>>("Answer"),
-        Named::of::<ledger::light::Advance>(),
         Named::of::<ledger::sync::Chunk>(),
         Named::part::<ledger::tree::Piece<OwnerId, ledger::Account>>("AccountsPiece"),
         Named::part::<ledger::tree::Piece<NodeId, ledger::Node>>("NodesPiece"),

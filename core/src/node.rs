@@ -313,7 +313,11 @@ impl Core {
             | Message::Proposal(_)
             | Message::Certificate(_)
             | Message::BlocksWanted(_)
-            | Message::Decided(_) => local.push_back(Local::Chain(Box::new(message))),
+            | Message::Decided(_)
+            | Message::StepsWanted(_)
+            | Message::Steps(_)
+            | Message::StateWanted(_)
+            | Message::StatePiece(_) => local.push_back(Local::Chain(Box::new(message))),
         }
     }
 
@@ -485,7 +489,9 @@ fn read_journal<R: AsRef<[u8]>>(
             | JournalFact::Decided { .. }
             | JournalFact::Bound { .. }
             | JournalFact::State { .. }
-            | JournalFact::Chunk { .. }) => past.take(record.seq, fact).map_err(contradiction)?,
+            | JournalFact::Chunk { .. }
+            | JournalFact::Step { .. }
+            | JournalFact::Taking { .. }) => past.take(record.seq, fact).map_err(contradiction)?,
         }
     }
     if states.is_empty() {

@@ -7,7 +7,7 @@ use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Config, Input, Output, Record};
 use neuroshard_proto::chain::{
     Block, BlocksWanted, Certificate, Decided, Evidence, Header as BlockHeader, Proposal, Seats, SignedTransaction,
-    SignedVote, Transaction, Vote,
+    SignedVote, StatePiece, StateWanted, Steps, StepsWanted, Transaction, Vote,
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
@@ -27,7 +27,7 @@ const BYTES_MAX: u64 = 8192;
 pub type Check = (&'static str, fn(&[u8]));
 
 /// Every type that is decoded from what others made. The first byte of an input chooses; the list only grows at its end.
-pub const TYPES: [Check; 33] = [
+pub const TYPES: [Check; 37] = [
     ("Envelope", check::<Envelope>),
     ("Heartbeat", check::<Heartbeat>),
     ("Genesis", check::<Genesis>),
@@ -61,6 +61,10 @@ pub const TYPES: [Check; 33] = [
     ("Seats", check::<Seats>),
     ("CarriedCertificate", check::<Carried<Certificate>>),
     ("CarriedDecided", check::<Carried<Decided>>),
+    ("StepsWanted", check::<StepsWanted>),
+    ("Steps", check::<Steps>),
+    ("StateWanted", check::<StateWanted>),
+    ("StatePiece", check::<StatePiece>),
 ];
 
 /// The target: a byte that chooses a type, and an encoding.

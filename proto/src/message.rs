@@ -7,7 +7,9 @@ use postcard_schema::Schema;
 use postcard_schema::schema::NamedType;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Block, BlocksWanted, Certificate, Decided, Proposal, Transaction, Vote};
+use crate::chain::{
+    Block, BlocksWanted, Certificate, Decided, Proposal, StatePiece, StateWanted, Steps, StepsWanted, Transaction, Vote,
+};
 use crate::codec::{self, Canonical};
 use crate::envelope::{Reject, WIRE_VERSION, signing_bytes};
 use crate::hash::Hash;
@@ -134,6 +136,14 @@ messages! {
     6 BlocksWanted(BlocksWanted) by |wanted| wanted.node;
     /// A decided block, for those who missed it.
     7 Decided(Box<Carried<Shared<Decided>>>) by |carried| carried.node;
+    /// A node asks for the way to a later header.
+    8 StepsWanted(StepsWanted) by |wanted| wanted.node;
+    /// The way to a header whose state can be had.
+    9 Steps(Box<Steps>) by |steps| steps.node;
+    /// A node asks for a piece of the state.
+    10 StateWanted(StateWanted) by |wanted| wanted.node;
+    /// A piece of the state.
+    11 StatePiece(Box<StatePiece>) by |piece| piece.node;
 }
 
 impl Kind {
@@ -153,9 +163,11 @@ impl Message {
     }
 
     /// Checks every signature that the message carries beside its sender's, so that who has a [`crate::Verified`] need not.
+    /// [`Steps`] and [`StatePiece`] are excepted: whoever takes them checks them against what it trusts.
     pub(crate) fn check_inside(&self, network: NetworkId) -> Result<(), Reject> {
         match self {
             Self::Heartbeat(_) | Self::Transaction(_) | Self::Vote(_) | Self::BlocksWanted(_) => Ok(()),
+            Self::StepsWanted(_) | Self::Steps(_) | Self::StateWanted(_) | Self::StatePiece(_) => Ok(()),
             Self::Proposal(proposal) => {
                 check_block(&proposal.block, network)?;
                 check_certificates(&proposal.entry, network)?;

@@ -19,8 +19,8 @@ use postcard_schema::Schema;
 use postcard_schema::schema::{DataModelType, DataModelVariant, NamedType, NamedValue, NamedVariant};
 
 use crate::chain::{
-    Block, BlocksWanted, Certificate, Decided, Evidence, Header, Proposal, Seats, SignedTransaction, SignedVote,
-    Transaction, Vote,
+    Advance, Block, BlocksWanted, Certificate, Decided, Evidence, Header, Proposal, Seats, SignedTransaction,
+    SignedVote, StatePiece, StateWanted, Steps, StepsWanted, Transaction, Vote,
 };
 use crate::codec::Canonical;
 use crate::envelope::Envelope;
@@ -77,6 +77,11 @@ pub fn types() -> Vec<Named> {
         Named::of::<Proposal>(),
         Named::of::<Decided>(),
         Named::of::<BlocksWanted>(),
+        Named::of::<Advance>(),
+        Named::of::<StepsWanted>(),
+        Named::of::<Steps>(),
+        Named::of::<StateWanted>(),
+        Named::of::<StatePiece>(),
         Named::generic::<Carried<Certificate>>("CarriedCertificate"),
         Named::generic::<Carried<Decided>>("CarriedDecided"),
     ]

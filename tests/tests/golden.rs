@@ -11,8 +11,8 @@ use neuroshard_core::{
 };
 use neuroshard_proto::chain::{
     Action, Author, Block, BlocksWanted, Certificate, Decided, Evidence, Lock, Proposal, PublicKey, Seats,
-    SignedTransaction, SignedVote, Statement, Subject, Transaction, Vote, consent_digest, puzzle_bits,
-    random_commitment,
+    SignedTransaction, SignedVote, StatePiece, StatePlace, StateWanted, Statement, Steps, StepsWanted, Subject,
+    Transaction, Vote, consent_digest, puzzle_bits, random_commitment,
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
@@ -321,6 +321,16 @@ fn the_agreed_world_keeps_its_bytes() {
         ("beacon", ledger.beacon().as_bytes().to_vec()),
     ]);
     entries.extend(ledger.chunks().map(|chunk| ("chunk", bytes(&chunk))));
+    let chunk = ledger.chunks().next().map(|chunk| codec::encode(&chunk).try_into().expect("a chunk has a limit"));
+    let place = StatePlace::Accounts(hash("path"));
+    let (height, steps) = (12, vec![advance].try_into().expect("one step"));
+    entries.extend([
+        ("steps wanted", bytes(&StepsWanted { node: node(), above: height })),
+        ("steps", bytes(&Steps { node: node(), steps, arrives: true })),
+        ("state wanted", bytes(&StateWanted { node: node(), height, place })),
+        ("piece of the state", bytes(&StatePiece { node: node(), height, place: StatePlace::Modules, piece: chunk })),
+        ("no piece of the state", bytes(&StatePiece { node: node(), height, place: StatePlace::Block, piece: None })),
+    ]);
     golden::check("tests/golden/chain.txt", &golden::lines(entries));
 }
 

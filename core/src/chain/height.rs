@@ -25,7 +25,7 @@ const ANSWERS_MAX: u32 = 64;
 impl Chain {
     /// Gives agreement an input, and does what it asks until it is content.
     pub(super) fn drive(&mut self, cx: &mut Cx<'_>, input: Input<'_>) {
-        if self.broken {
+        if self.is_halted() {
             return;
         }
         let mut asked = Vec::new();
@@ -220,7 +220,11 @@ impl Chain {
         };
         let leads = self.ledger.seats().leader(header.height, certificate.subject.view()) == Some(cx.config.node);
         self.write(cx, JournalFact::Decided { decided: decided.clone() });
+        let (parent, before) = (self.history.head(), Arc::clone(self.ledger.seats()));
         self.ledger = after;
+        self.ladder.climb(&decided, parent, &before, self.ledger.seats());
+        self.giving.hold(&self.ledger, &decided, parent, before, cx.now);
+        self.taking.passed(header.height);
         self.begin_state(cx, &decided);
         let (transactions, root) = (decided.block.transactions.len(), self.ledger.root());
         let transactions = u32::try_from(transactions).unwrap_or(u32::MAX);
@@ -228,20 +232,25 @@ impl Chain {
         for signed in &decided.block.transactions {
             self.mempool.forget(signed, header.network);
         }
-        let drops = self.mempool.refresh(&self.ledger, cx.now);
-        drops.into_iter().take(DROPS_TOLD_MAX).for_each(|drop| cx.event(dropped(drop)));
-        self.signing.forget_votes(header.height);
-        self.bodies.clear();
-        self.bodiless = None;
-        self.history.push(decided.clone());
-        let next = header.height.saturating_add(1);
-        self.simplex = Simplex::start(next, Arc::clone(self.ledger.seats()), cx.config.node, []);
+        self.history.push(decided.clone(), self.giving.wanted_from(cx.now));
+        self.begin_height(cx);
         if leads {
             // The others may know already; those without a vote hear it from the leader.
             let carried = Carried { node: cx.config.node, what: decided };
             let message = Box::new(Message::Decided(Box::new(carried)));
             self.signing.ask(cx, Wish::Publish { topic: io::Topic::Blocks, message }, None);
         }
+    }
+
+    /// Begins to decide the height after the ledger's.
+    pub(super) fn begin_height(&mut self, cx: &mut Cx<'_>) {
+        let head = self.ledger.head().height;
+        let drops = self.mempool.refresh(&self.ledger, cx.now);
+        drops.into_iter().take(DROPS_TOLD_MAX).for_each(|drop| cx.event(dropped(drop)));
+        self.signing.forget_votes(head);
+        self.bodies.clear();
+        self.bodiless = None;
+        self.simplex = Simplex::start(head.saturating_add(1), Arc::clone(self.ledger.seats()), cx.config.node, []);
     }
 }
 

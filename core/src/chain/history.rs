@@ -3,13 +3,15 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::{Certificate, Decided};
+use neuroshard_proto::chain::{Certificate, Decided, Header};
 use neuroshard_proto::{NodeId, Shared, Time, codec};
 use serde::{Serialize, Serializer};
 
 /// Most decided blocks kept, and most bytes of them.
 const BLOCKS_MAX: usize = 1024;
-const BLOCKS_BYTES_MAX: u64 = 4 << 20;
+pub(super) const BLOCKS_BYTES_MAX: u32 = 4 << 20;
+/// Most bytes while somebody takes the state before them, and will want them next.
+const WANTED_BYTES_MAX: u64 = 64 << 20;
 /// Blocks that one request is answered with.
 pub(crate) const BATCH: u64 = 8;
 /// Who was helped is helped again after this long.
@@ -35,10 +37,15 @@ impl Serialize for History {
 }
 
 impl History {
-    pub(crate) fn push(&mut self, decided: Shared<Decided>) {
+    /// Adds a block. Those above the height `wanted` are kept as long as that is possible.
+    pub(crate) fn push(&mut self, decided: Shared<Decided>, wanted: Option<u64>) {
         self.bytes = self.bytes.saturating_add(codec::encoded_len(&decided));
         self.blocks.push_back(decided);
-        while self.blocks.len() > BLOCKS_MAX || (self.bytes > BLOCKS_BYTES_MAX && self.blocks.len() > 1) {
+        while self.blocks.len() > BLOCKS_MAX || (self.bytes > u64::from(BLOCKS_BYTES_MAX) && self.blocks.len() > 1) {
+            let oldest = self.blocks.front().map_or(0, |oldest| oldest.block.header.height);
+            if wanted.is_some_and(|wanted| oldest > wanted) && self.bytes <= WANTED_BYTES_MAX {
+                break;
+            }
             let Some(oldest) = self.blocks.pop_front() else { break };
             self.bytes = self.bytes.saturating_sub(codec::encoded_len(&oldest));
         }
@@ -47,6 +54,16 @@ impl History {
     /// The blocks from a height on that are still kept, oldest first.
     pub(crate) fn since(&self, height: u64) -> impl Iterator<Item = &Shared<Decided>> {
         self.blocks.iter().filter(move |one| one.block.header.height >= height)
+    }
+
+    /// The newest block's header.
+    pub(crate) fn head(&self) -> Option<Header> {
+        self.blocks.back().map(|decided| decided.block.header)
+    }
+
+    /// Whether a height is below all blocks that are kept.
+    pub(crate) fn is_past(&self, height: u64) -> bool {
+        self.blocks.front().is_some_and(|oldest| height < oldest.block.header.height)
     }
 
     /// The finalization of the newest block.
@@ -137,5 +154,17 @@ impl Behind {
 
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.asked.map(|(_, at)| at)
+    }
+
+    /// Whether this node was asked for blocks.
+    pub(crate) fn was_asked(&self, node: &NodeId) -> bool {
+        self.asked.is_some() && self.ahead.is_some_and(|ahead| ahead.node == *node)
+    }
+
+    /// Asks this node no more, until it is heard again.
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        if self.ahead.is_some_and(|ahead| ahead.node == *node) {
+            *self = Self::default();
+        }
     }
 }

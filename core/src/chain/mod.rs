@@ -11,11 +11,14 @@
 
 mod bodies;
 mod duties;
+mod giving;
 mod height;
 mod history;
+mod ladder;
 mod mempool;
 mod restore;
 mod signing;
+mod taking;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -34,9 +37,12 @@ use crate::ledger::{Ledger, Source};
 
 use bodies::Bodies;
 use duties::Duties;
+use giving::Giving;
 use history::{Behind, Helped, History};
+use ladder::Ladder;
 use mempool::Mempool;
 use signing::{Signing, Wish};
+use taking::Taking;
 
 use restore::Writing;
 
@@ -63,6 +69,9 @@ pub(crate) struct Chain {
     behind: Behind,
     signing: Signing,
     duties: Duties,
+    ladder: Ladder,
+    giving: Giving,
+    taking: Taking,
     /// The height's finalization, while its block is missing.
     bodiless: Option<Certificate>,
     /// Votes of an earlier life that are to be signed again.
@@ -78,7 +87,7 @@ fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Er
 
 impl Chain {
     pub(crate) fn new(past: Past, node: NodeId) -> Self {
-        let Past { ledgers, ledger, history, ballots, bodies, duties, .. } = past;
+        let Past { ledgers, ledger, history, ballots, bodies, duties, ladder, giving, taking, .. } = past;
         let height = ledger.head().height.saturating_add(1);
         let simplex = Simplex::start(height, Arc::clone(ledger.seats()), node, &ballots);
         Self {
@@ -92,6 +101,9 @@ impl Chain {
             behind: Behind::default(),
             signing: Signing::default(),
             duties,
+            ladder,
+            giving,
+            taking: taking.map(Taking::resume).unwrap_or_default(),
             bodiless: None,
             unsigned: ballots,
             broken: false,
@@ -163,6 +175,10 @@ impl Chain {
             }
             Message::BlocksWanted(wanted) => self.on_wanted(cx, wanted),
             Message::Decided(carried) => self.on_decided(cx, carried),
+            Message::StepsWanted(wanted) => self.on_steps_wanted(cx, wanted),
+            Message::Steps(steps) => self.on_steps(cx, steps),
+            Message::StateWanted(wanted) => self.on_state_wanted(cx, wanted),
+            Message::StatePiece(given) => self.on_piece(cx, given),
         }
         self.settle(cx);
     }
@@ -243,11 +259,22 @@ impl Chain {
     fn is_current(&mut self, cx: &mut Cx<'_>, from: NodeId, height: u64) -> bool {
         let here = self.simplex.height();
         if height > here {
-            self.behind.heard(from, height.saturating_sub(1));
+            self.heard(from, height.saturating_sub(1));
         } else if height < here {
             self.help(cx, from, height);
         }
-        height == here
+        height == here && !self.is_halted()
+    }
+
+    /// A node speaks of a height that is decided for it.
+    fn heard(&mut self, node: NodeId, height: u64) {
+        self.behind.heard(node, height);
+        self.taking.heard(node);
+    }
+
+    /// Whether this node takes no part in deciding.
+    const fn is_halted(&self) -> bool {
+        self.broken || self.taking.is_busy()
     }
 
     fn on_wanted(&mut self, cx: &mut Cx<'_>, wanted: &BlocksWanted) {
@@ -255,7 +282,7 @@ impl Chain {
         if wanted.from < here {
             self.help(cx, wanted.node, wanted.from);
         } else if wanted.from > here {
-            self.behind.heard(wanted.node, wanted.from.saturating_sub(1));
+            self.heard(wanted.node, wanted.from.saturating_sub(1));
         }
     }
 
@@ -263,6 +290,9 @@ impl Chain {
     fn help(&mut self, cx: &mut Cx<'_>, to: NodeId, from: u64) {
         if to == cx.config.node || !self.helped.may(to, cx.now) {
             return;
+        }
+        if self.history.is_past(from) {
+            return self.show_way(cx, to, from.saturating_sub(1));
         }
         for decided in self.history.batch(from) {
             let carried = Carried { node: cx.config.node, what: decided };
@@ -275,9 +305,9 @@ impl Chain {
         let Decided { block, certificate } = &*carried.what;
         let (here, height) = (self.simplex.height(), block.header.height);
         if height > here {
-            return self.behind.heard(carried.node, height);
+            return self.heard(carried.node, height);
         }
-        if height < here || self.broken {
+        if height < here || self.is_halted() {
             return;
         }
         let ours = self.ledger.seats();
@@ -292,28 +322,34 @@ impl Chain {
 
     /// After everything: what is wanted now, what is due, and when.
     fn settle(&mut self, cx: &mut Cx<'_>) {
-        self.do_duties(cx);
+        self.take_on(cx);
+        if !self.is_halted() {
+            self.do_duties(cx);
+        }
         let wanted = self.is_wanted(cx.now, &cx.config.node);
         self.drive(cx, Input::Wanted(wanted));
         let head = self.ledger.head().height;
-        if let Some(to) = self.behind.ask(head, cx.now) {
+        if !self.taking.is_under_way()
+            && let Some(to) = self.behind.ask(head, cx.now)
+        {
             let wanted = BlocksWanted { node: cx.config.node, from: head.saturating_add(1) };
             let message = Box::new(Message::BlocksWanted(wanted));
             self.signing.ask(cx, Wish::Send { to, message }, None);
         }
         let seated = self.ledger.seats().weight(&cx.config.node) > 0;
-        let due = Some(self.ledger.next_due()).filter(|due| seated && *due > cx.now && !self.broken);
+        let due = Some(self.ledger.next_due()).filter(|due| seated && *due > cx.now && !self.is_halted());
         let due = if self.write_state(cx) { Some(cx.now) } else { due };
         cx.arm(TimerKind::Block, due);
-        cx.arm(TimerKind::View, self.simplex.deadline().filter(|_| !self.broken));
+        cx.arm(TimerKind::View, self.simplex.deadline().filter(|_| !self.is_halted()));
         cx.arm(TimerKind::Sign, self.signing.deadline());
-        cx.arm(TimerKind::Blocks, self.behind.deadline());
+        let blocks = self.behind.deadline().filter(|_| !self.taking.is_under_way());
+        cx.arm(TimerKind::Blocks, [blocks, self.taking.deadline()].into_iter().flatten().min());
     }
 
     /// Whether there is something to decide: a transaction that applies, or a block that is due.
     fn is_wanted(&self, now: Time, node: &NodeId) -> bool {
         let seated = self.ledger.seats().weight(node) > 0;
-        seated && !self.broken && (self.mempool.is_ready() || now >= self.ledger.next_due())
+        seated && !self.is_halted() && (self.mempool.is_ready() || now >= self.ledger.next_due())
     }
 }
 

@@ -5,23 +5,28 @@
 //! at, before anything of the next height is written; so all that an older record says is in it. Records before it go when
 //! its last one is durable.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::Decided;
+use neuroshard_proto::chain::{Advance, Decided};
 use neuroshard_proto::{Bytes, Hash, JournalSeq, List, Shared, codec};
 use serde::{Serialize, Serializer};
 
-use super::Chain;
 use super::bodies::Bodies;
 use super::duties::Duties;
+use super::giving::Giving;
 use super::height::names;
 use super::history::History;
+use super::ladder::Ladder;
+use super::taking::Take;
+use super::{Chain, by_root};
 use crate::agreement::Ballot;
 use crate::config::Config;
 use crate::cx::{Cx, Local};
 use crate::io::Output;
 use crate::journal::{JournalFact, Keeper};
-use crate::ledger::sync::{Assembly, Chunk};
+use crate::ledger::sync::{Assembly, Chunk, ChunkError};
 use crate::ledger::{Ledger, Source};
 
 /// Facts weigh at least this much before the state is written down; a larger state is written the more rarely.
@@ -39,6 +44,10 @@ pub(crate) struct Past {
     pub(super) ballots: Vec<Ballot>,
     pub(super) bodies: Bodies,
     pub(super) duties: Duties,
+    pub(super) ladder: Ladder,
+    pub(super) giving: Giving,
+    /// A state that was being taken from others.
+    pub(super) taking: Option<Take>,
     /// The first record that is still needed.
     pub(crate) first: Option<JournalSeq>,
     /// A state of which chunks are missing yet, and the record it begins with.
@@ -58,9 +67,13 @@ pub(crate) struct Contradiction {
 
 impl Past {
     pub(crate) fn new(config: &Config, seed: &Hash, ledgers: Source) -> Self {
+        let ledger = ledgers.genesis(&config.genesis);
         Self {
-            ledger: ledgers.genesis(&config.genesis),
+            ladder: Ladder::new(Arc::clone(ledger.seats()), config.genesis.params.money.unbonding_ms),
+            giving: Giving::default(),
+            taking: None,
             ledgers,
+            ledger,
             history: History::default(),
             ballots: Vec::new(),
             bodies: Bodies::default(),
@@ -87,7 +100,14 @@ impl Past {
                 values.iter().for_each(|(epoch, value)| self.duties.recall(*epoch, *value));
                 let assembly = Assembly::new(decided.block.header);
                 self.assembly = Some((record, decided, assembly));
+                self.taking = None;
             }
+            JournalFact::Taking { decided, values } => {
+                values.iter().for_each(|(epoch, value)| self.duties.recall(*epoch, *value));
+                self.assembly = None;
+                self.taking = Some(Take::new(decided));
+            }
+            JournalFact::Step { step } => self.ladder.push(Arc::from(step)),
             JournalFact::Chunk { chunk } => return self.take_chunk(&chunk),
             fact @ (JournalFact::Proposed { .. }
             | JournalFact::Voted { .. }
@@ -95,7 +115,9 @@ impl Past {
             | JournalFact::Bound { .. }
             | JournalFact::Founded { .. }
             | JournalFact::Saved { .. }) => {
-                let wait = self.assembly.as_ref().is_some_and(|(_, at, _)| at.block.header.height > self.height());
+                let at = self.assembly.as_ref().map(|(_, at, _)| at.block.header.height);
+                let at = at.or_else(|| self.taking.as_ref().map(Take::height));
+                let wait = at.is_some_and(|at| at > self.height());
                 if !wait {
                     return self.follow(fact);
                 }
@@ -106,7 +128,7 @@ impl Past {
     }
 
     fn take_chunk(&mut self, chunk: &[u8]) -> Result<(), Contradiction> {
-        let Some((_, decided, assembly)) = self.assembly.as_mut() else { return Ok(()) };
+        let Some((_, decided, assembly)) = self.assembly.as_mut() else { return self.take_piece(chunk) };
         let height = decided.block.header.height;
         let chunk: Chunk = codec::decode(chunk).map_err(|_| Contradiction { height })?;
         assembly.accept(&chunk).map_err(|_| Contradiction { height })?;
@@ -115,25 +137,51 @@ impl Past {
         }
         let Some((first, decided, assembly)) = self.assembly.take() else { return Ok(()) };
         self.first = Some(first);
-        if height > self.height() {
-            self.ledger = assembly.finish().map_err(|_| Contradiction { height })?;
+        let after = if height > self.height() { Some(assembly.finish()) } else { None };
+        self.enter(decided, after)
+    }
+
+    /// A chunk of a state that was taken from others.
+    fn take_piece(&mut self, chunk: &[u8]) -> Result<(), Contradiction> {
+        let Some(take) = self.taking.as_mut() else { return Ok(()) };
+        let height = take.height();
+        let chunk: Chunk = codec::decode(chunk).map_err(|_| Contradiction { height })?;
+        take.accept(&chunk).map_err(|_| Contradiction { height })?;
+        match self.taking.take_if(|take| take.is_whole()).map(Take::finish) {
+            Some(Ok((decided, ledger))) => self.enter(decided, (height > self.height()).then_some(Ok(ledger))),
+            Some(Err(_)) => Err(Contradiction { height }),
+            None => Ok(()),
+        }
+    }
+
+    /// Stands at a block whose state is whole, unless it stands there already, and goes on with what waited for it.
+    fn enter(
+        &mut self,
+        decided: Shared<Decided>,
+        after: Option<Result<Ledger, ChunkError>>,
+    ) -> Result<(), Contradiction> {
+        let height = decided.block.header.height;
+        if let Some(after) = after {
+            self.ledger = after.map_err(|_| Contradiction { height })?;
             self.gap = None;
             self.history = History::default();
-            self.history.push(decided);
+            self.history.push(decided, None);
             self.ballots.clear();
             self.bodies.clear();
         }
-        for fact in core::mem::take(&mut self.later) {
-            self.follow(fact)?;
-        }
-        Ok(())
+        core::mem::take(&mut self.later).into_iter().try_for_each(|fact| self.follow(fact))
     }
 
     /// Whether a state stands that all facts follow from.
     ///
     /// # Errors
-    /// If a state is wanted of which chunks are missing.
-    pub(crate) fn check(&self) -> Result<(), Contradiction> {
+    /// If a state is wanted of which chunks are missing. One that was being taken from others is not wanted: older facts hold.
+    pub(crate) fn check(&mut self) -> Result<(), Contradiction> {
+        if self.taking.is_some() {
+            core::mem::take(&mut self.later).into_iter().try_for_each(|fact| self.follow(fact))?;
+            let height = self.height();
+            self.taking.take_if(|take| take.height() <= height);
+        }
         match &self.assembly {
             Some((_, decided, _)) if decided.block.header.height > self.height() => {
                 Err(Contradiction { height: decided.block.header.height })
@@ -145,6 +193,8 @@ impl Past {
     fn follow(&mut self, fact: JournalFact) -> Result<(), Contradiction> {
         let next = self.height().saturating_add(1);
         match fact {
+            // Written before the state was taken that it led to.
+            JournalFact::Decided { decided } if decided.block.header.height < next => {}
             JournalFact::Decided { decided } if decided.block.header.height > next => {
                 self.gap = Some(Contradiction { height: decided.block.header.height });
             }
@@ -157,7 +207,9 @@ impl Past {
             | JournalFact::Founded { .. }
             | JournalFact::Saved { .. }
             | JournalFact::State { .. }
-            | JournalFact::Chunk { .. } => {}
+            | JournalFact::Chunk { .. }
+            | JournalFact::Step { .. }
+            | JournalFact::Taking { .. } => {}
         }
         Ok(())
     }
@@ -167,8 +219,12 @@ impl Past {
         if names(&decided.certificate) != Some(decided.block.header.id()) {
             return Err(contradiction);
         }
-        self.ledger = self.ledgers.after(&self.ledger, &decided.block).map_err(|_| contradiction)?;
-        self.history.push(decided);
+        let after = self.ledgers.after(&self.ledger, &decided.block).map_err(|_| contradiction)?;
+        let (parent, before) = (self.history.head(), Arc::clone(self.ledger.seats()));
+        self.ledger = after;
+        self.ladder.climb(&decided, parent, &before, self.ledger.seats());
+        self.giving.hold(&self.ledger, &decided, parent, before, decided.block.header.time);
+        self.history.push(decided, None);
         self.ballots.clear();
         self.bodies.clear();
         Ok(())
@@ -190,12 +246,22 @@ struct Snapshot {
     #[serde(serialize_with = "by_root")]
     ledger: Ledger,
     first: JournalSeq,
+    /// Changes of seats that are still to be written, the last one first.
+    #[serde(serialize_with = "count")]
+    steps: Vec<Arc<Advance>>,
     /// Chunks written.
     chunks: u64,
 }
 
-fn by_root<S: Serializer>(ledger: &Ledger, serializer: S) -> Result<S::Ok, S::Error> {
-    ledger.root().serialize(serializer)
+fn count<S: Serializer>(steps: &[Arc<Advance>], serializer: S) -> Result<S::Ok, S::Error> {
+    steps.len().serialize(serializer)
+}
+
+impl Writing {
+    /// Leaves the state that is being written as it is: no reader takes up one that is not whole.
+    pub(super) fn give_up(&mut self) {
+        self.under_way = None;
+    }
 }
 
 impl Chain {
@@ -218,12 +284,28 @@ impl Chain {
         let first = cx.persist(JournalFact::State { decided: decided.clone(), values });
         let ledger = self.ledger.clone();
         (self.writing.facts, self.writing.state) = (0, 0);
-        self.writing.under_way = Some(Snapshot { ledger, first, chunks: 0 });
+        let mut steps = self.ladder.all();
+        steps.reverse();
+        self.writing.under_way = Some(Snapshot { ledger, first, steps, chunks: 0 });
+    }
+
+    /// Begins to write down the state after a block, however little is to be written.
+    pub(super) fn begin_state_now(&mut self, cx: &mut Cx<'_>, decided: &Shared<Decided>) {
+        self.writing = Writing { facts: u64::MAX, ..Writing::default() };
+        self.begin_state(cx, decided);
     }
 
     /// Writes some chunks; true if there are more.
     pub(super) fn write_state(&mut self, cx: &mut Cx<'_>) -> bool {
         let Some(snapshot) = self.writing.under_way.as_mut() else { return false };
+        for step in (0..CHUNKS_A_STEP).map_while(|_| snapshot.steps.pop()) {
+            let bytes = u64::try_from(codec::encode(&*step).len()).unwrap_or(u64::MAX);
+            self.writing.state = self.writing.state.saturating_add(bytes);
+            cx.persist(JournalFact::Step { step: Box::new(Advance::clone(&step)) });
+        }
+        if !snapshot.steps.is_empty() {
+            return true;
+        }
         let done = usize::try_from(snapshot.chunks).unwrap_or(usize::MAX);
         let mut chunks = snapshot.ledger.chunks().skip(done);
         let mut last = snapshot.first;

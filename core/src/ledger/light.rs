@@ -17,10 +17,9 @@
 
 use core::fmt;
 
+pub use neuroshard_proto::chain::{Advance, NextSeats};
 use neuroshard_proto::chain::{Certificate, CertificateError, Header, Seats, Subject};
-use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{Genesis, Hash, NetworkId, NodeId, OwnerId, Time, mutant};
-use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::tree::Disproved;
@@ -36,45 +35,6 @@ pub struct LightClient {
     seats: Seats,
     /// The longest step over changes of seats.
     skip_ms_max: u64,
-}
-
-/// What takes a client from one header to a later one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
-pub struct Advance {
-    pub header: Header,
-    /// A finalization of the header's block.
-    pub certificate: Certificate,
-    /// The header before and the seats it names, if the client does not know who decided.
-    pub deciders: Option<(Header, Seats)>,
-    /// The seats that the header names.
-    pub next: NextSeats,
-}
-
-/// Who decides after a header, as seen from those who decided it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
-pub enum NextSeats {
-    /// The same.
-    Same,
-    /// The same with another seed, as when a period ends and nobody's bond has changed.
-    Reseeded(Hash),
-    Other(Seats),
-}
-
-impl NextSeats {
-    /// The shortest way to say it.
-    pub fn between(deciders: &Seats, next: &Seats) -> Self {
-        if deciders == next {
-            Self::Same
-        } else if deciders.same_weights(next) {
-            Self::Reseeded(*next.seed())
-        } else {
-            Self::Other(next.clone())
-        }
-    }
-}
-
-impl Canonical for Advance {
-    const BYTES_MAX: u32 = 128 << 10;
 }
 
 /// Why a client does not go a step.
@@ -185,11 +145,7 @@ impl LightClient {
         let deciding = deciders.as_ref().map_or(&self.seats, |(_, seats)| seats);
         certificate.check_weight(deciding).map_err(LightError::Certificate)?;
         certificate.check_signatures(self.network).map_err(LightError::Certificate)?;
-        let seats = match next {
-            NextSeats::Same => deciding.clone(),
-            NextSeats::Reseeded(seed) => deciding.with_seed(seed),
-            NextSeats::Other(seats) => seats,
-        };
+        let seats = next.after(deciding);
         if seats.hash() != header.seats {
             return Err(LightError::Next);
         }

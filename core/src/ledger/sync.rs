@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use neuroshard_proto::chain::Header;
+use neuroshard_proto::chain::{Header, StatePlace};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{Bytes, Hash, List, NodeId, OwnerId};
 use postcard_schema::Schema;
@@ -26,6 +26,11 @@ use super::{Head, Ledger, MODULES, State, root_of};
 pub const CHUNK_BYTES_MAX: u32 = 256 << 10;
 /// Most modules that a first chunk may hold.
 const MODULES_MAX: u32 = 64;
+
+/// Stretches that a large tree is cut into, the width of each in a path's first byte, and the entries that make a tree large.
+const STRETCHES: u8 = 8;
+const STRETCH_WIDTH: u8 = 32;
+const LARGE_ENTRIES: u64 = 4096;
 
 /// A part of the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -97,16 +102,69 @@ impl Ledger {
             .chain(validators.candidates.pieces().map(Chunk::Candidates))
             .chain(validators.frozen.pieces().map(Chunk::Frozen))
     }
+
+    /// The chunk in which a place lies; `None` for the block, which is no part of the state.
+    pub fn chunk_at(&self, place: &StatePlace) -> Option<Chunk> {
+        let State { accounts, nodes, validators, .. } = &self.inner.state;
+        match place {
+            StatePlace::Block => None,
+            StatePlace::Modules => self.chunks().next(),
+            StatePlace::Accounts(path) => Some(Chunk::Accounts(accounts.tree.piece_at(path))),
+            StatePlace::Nodes(path) => Some(Chunk::Nodes(nodes.tree.piece_at(path))),
+            StatePlace::Candidates(path) => Some(Chunk::Candidates(validators.candidates.piece_at(path))),
+            StatePlace::Frozen(path) => Some(Chunk::Frozen(validators.frozen.piece_at(path))),
+        }
+    }
+}
+
+/// A place of a tree, by its path.
+type At = fn(Hash) -> StatePlace;
+
+/// What is missing of a tree: from a place up to a path; to its end if there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    pub from: StatePlace,
+    pub to: Option<Hash>,
+}
+
+impl Stretch {
+    /// What is left of the stretch with this chunk; `None` if nothing is. One that does not begin in the chunk stays whole.
+    #[must_use]
+    pub fn without(self, chunk: &Chunk) -> Option<Self> {
+        let (end, from): (_, At) = match (chunk, self.from) {
+            (Chunk::Accounts(piece), StatePlace::Accounts(path)) if piece.covers(&path) => {
+                (piece.end(), StatePlace::Accounts)
+            }
+            (Chunk::Nodes(piece), StatePlace::Nodes(path)) if piece.covers(&path) => (piece.end(), StatePlace::Nodes),
+            (Chunk::Candidates(piece), StatePlace::Candidates(path)) if piece.covers(&path) => {
+                (piece.end(), StatePlace::Candidates)
+            }
+            (Chunk::Frozen(piece), StatePlace::Frozen(path)) if piece.covers(&path) => {
+                (piece.end(), StatePlace::Frozen)
+            }
+            (
+                Chunk::Modules(_) | Chunk::Accounts(_) | Chunk::Nodes(_) | Chunk::Candidates(_) | Chunk::Frozen(_),
+                StatePlace::Block
+                | StatePlace::Modules
+                | StatePlace::Accounts(_)
+                | StatePlace::Nodes(_)
+                | StatePlace::Candidates(_)
+                | StatePlace::Frozen(_),
+            ) => return Some(self),
+        };
+        let end = end.filter(|end| self.to.is_none_or(|to| *end < to))?;
+        Some(Self { from: from(end), to: self.to })
+    }
 }
 
 /// A ledger that is put together from chunks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Assembly {
     header: Header,
     base: Option<Base>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Base {
     /// Its trees grow with the chunks.
     state: State,
@@ -140,6 +198,33 @@ impl Assembly {
             Chunk::Candidates(piece) => take(&mut state.validators.edit().candidates, candidates, piece),
             Chunk::Frozen(piece) => take(&mut state.validators.edit().frozen, frozen, piece),
         }
+    }
+
+    /// The trees, cut so that several peers can be asked for each that is large; nothing before the first chunk.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        let Some(Base { accounts, nodes, candidates, frozen, .. }) = &self.base else { return Vec::new() };
+        let trees: [(&TreeRoot, At); 4] = [
+            (accounts, StatePlace::Accounts),
+            (nodes, StatePlace::Nodes),
+            (candidates, StatePlace::Candidates),
+            (frozen, StatePlace::Frozen),
+        ];
+        let mut stretches = Vec::new();
+        for (root, place) in trees {
+            let large = root.len > LARGE_ENTRIES;
+            let cuts = if large { STRETCHES } else { 1 };
+            let begin = |cut: u8| {
+                let mut path = [0; 32];
+                path[0] = cut.saturating_mul(STRETCH_WIDTH);
+                Hash::from_bytes(path)
+            };
+            let stretch = |cut: u8| {
+                let to = cut.checked_add(1).filter(|next| *next < cuts).map(begin);
+                Stretch { from: place(begin(cut)), to }
+            };
+            stretches.extend((0..cuts).filter(|_| root.len > 0).map(stretch));
+        }
+        stretches
     }
 
     /// Entries that have not come yet; `None` before the first chunk.

@@ -15,6 +15,10 @@ use neuroshard_proto::{Domain, Hash, List, codec};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
+mod piece;
+
+pub use piece::{PIECE_ENTRIES_MAX, Piece};
+
 /// Most siblings in a proof: the bits of a path.
 pub const PROOF_SIBLINGS_MAX: u32 = 256;
 
@@ -364,93 +368,6 @@ pub struct Proof<K, V> {
 /// A proof that does not prove what it claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disproved;
-
-/// A part of a tree: all entries whose paths begin with a prefix, and the way up from there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
-pub struct Piece<K, V> {
-    /// Its first bits, as many as there are siblings, are the prefix; the others are 0.
-    prefix: Hash,
-    /// From the root down.
-    siblings: List<Hash, PROOF_SIBLINGS_MAX>,
-    entries: List<(K, V), PIECE_ENTRIES_MAX>,
-}
-
-/// Most entries of a piece.
-pub const PIECE_ENTRIES_MAX: u32 = 512;
-
-impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
-    /// Cuts the sealed tree into as few pieces as go without cutting below a branch of few entries: in the order of paths,
-    /// and the same on every node.
-    pub fn pieces(&self) -> impl Iterator<Item = Piece<K, V>> {
-        let mut open = Vec::from([(&self.top, Hash::default(), Vec::new())]);
-        core::iter::from_fn(move || {
-            while let Some((link, prefix, siblings)) = open.pop() {
-                match link {
-                    Link::Branch(branch) if branch.len > u64::from(PIECE_ENTRIES_MAX) => {
-                        let depth = u32::try_from(siblings.len()).unwrap_or(u32::MAX);
-                        for side in [1, 0] {
-                            let (child, other) = sides(&branch.children, side);
-                            let mut siblings = siblings.clone();
-                            siblings.push(other.hash().unwrap_or_default());
-                            open.push((child, with_bit(prefix, depth, side), siblings));
-                        }
-                    }
-                    Link::Empty => {}
-                    Link::Leaf(_) | Link::Branch(_) => return Some(piece(link, prefix, siblings)),
-                }
-            }
-            None
-        })
-    }
-}
-
-fn piece<K: Clone + Serialize, V: Clone + Serialize>(link: &Link<K, V>, prefix: Hash, way: Vec<Hash>) -> Piece<K, V> {
-    let part = Tree { top: link.clone() };
-    let entries = List::try_from(part.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>());
-    let siblings = List::try_from(way);
-    assert!(entries.is_ok() && siblings.is_ok(), "a piece is cut so that it fits");
-    Piece { prefix, siblings: siblings.unwrap_or_default(), entries: entries.unwrap_or_default() }
-}
-
-fn with_bit(path: Hash, depth: u32, side: usize) -> Hash {
-    let (mut bytes, place) = (*path.as_bytes(), usize::try_from(depth >> 3).unwrap_or_default());
-    if let Some(byte) = bytes.get_mut(place).filter(|_| side == 1) {
-        *byte |= 0x80 >> (depth & 7);
-    }
-    Hash::from_bytes(bytes)
-}
-
-impl<K: Clone + Serialize, V: Clone + Serialize> Piece<K, V> {
-    /// The entries, if they are all that the tree with this root has under the piece's prefix.
-    ///
-    /// # Errors
-    /// [`Disproved`] if they are not.
-    pub fn check(&self, root: &Hash) -> Result<&[(K, V)], Disproved> {
-        let depth = u32::try_from(self.siblings.len()).map_err(|_| Disproved)?;
-        if (depth..PROOF_SIBLINGS_MAX).any(|depth| bit(&self.prefix, depth) != 0) {
-            return Err(Disproved);
-        }
-        let mut part = Tree::default();
-        for (key, value) in &self.entries {
-            let path = path(key);
-            if (0..depth).any(|depth| bit(&path, depth) != bit(&self.prefix, depth)) {
-                return Err(Disproved);
-            }
-            if part.insert(key.clone(), value.clone()).is_some() {
-                return Err(Disproved);
-            }
-        }
-        part.seal();
-        // The way down to the prefix has nothing on its other side.
-        let mut link = &part.top;
-        for depth in 0..depth {
-            let Link::Branch(branch) = link else { break };
-            link = sides(&branch.children, bit(&self.prefix, depth)).0;
-        }
-        let hash = up(&self.prefix, link.hash().unwrap_or_default(), &self.siblings);
-        if hash == *root { Ok(&self.entries) } else { Err(Disproved) }
-    }
-}
 
 /// The root above a hash that stands at the end of a path, as deep as there are siblings.
 fn up(path: &Hash, mut hash: Hash, siblings: &[Hash]) -> Hash {

@@ -12,5 +12,6 @@
 )]
 
 mod crashes;
+mod newcomers;
 mod together;
 mod world;

@@ -801,6 +801,66 @@ class Standing(enum.IntEnum):
 _Standing = _Choice(Standing)
 
 
+class StatePlace:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Block:
+        pass
+
+    @dataclass(frozen=True)
+    class Modules:
+        pass
+
+    @dataclass(frozen=True)
+    class Accounts:
+        value: Hash
+
+    @dataclass(frozen=True)
+    class Nodes:
+        value: Hash
+
+    @dataclass(frozen=True)
+    class Candidates:
+        value: Hash
+
+    @dataclass(frozen=True)
+    class Frozen:
+        value: Hash
+
+
+_StatePlace = _Enum(
+    "StatePlace",
+    _Struct(StatePlace.Block),
+    _Struct(StatePlace.Modules),
+    _Struct(StatePlace.Accounts, _Hash),
+    _Struct(StatePlace.Nodes, _Hash),
+    _Struct(StatePlace.Candidates, _Hash),
+    _Struct(StatePlace.Frozen, _Hash),
+)
+
+
+@dataclass(frozen=True)
+class StatePiece:
+    node: NodeId
+    height: int
+    place: StatePlace
+    piece: Optional[bytes]
+
+
+_StatePiece = _Struct(StatePiece, _NodeId, _Uint(64), _StatePlace, _Option(_Blob(262144)))
+
+
+@dataclass(frozen=True)
+class StateWanted:
+    node: NodeId
+    height: int
+    place: StatePlace
+
+
+_StateWanted = _Struct(StateWanted, _NodeId, _Uint(64), _StatePlace)
+
+
 class Statement:
     """One of these."""
 
@@ -965,6 +1025,15 @@ class SavedState:
 
 
 _SavedState = _Struct(SavedState, _Snapshot, _Progress)
+
+
+@dataclass(frozen=True)
+class StepsWanted:
+    node: NodeId
+    above: int
+
+
+_StepsWanted = _Struct(StepsWanted, _NodeId, _Uint(64))
 
 
 class Subject:
@@ -1184,6 +1253,16 @@ class PeerFault:
         node: NodeId
         height: int
 
+    @dataclass(frozen=True)
+    class Steps:
+        node: NodeId
+        height: int
+
+    @dataclass(frozen=True)
+    class State:
+        node: NodeId
+        height: int
+
 
 _PeerFault = _Enum(
     "PeerFault",
@@ -1195,6 +1274,8 @@ _PeerFault = _Enum(
     _Struct(PeerFault.BlockTime, _NodeId, _Time),
     _Struct(PeerFault.Block, _NodeId, _Uint(64)),
     _Struct(PeerFault.Undecided, _NodeId, _Uint(64)),
+    _Struct(PeerFault.Steps, _NodeId, _Uint(64)),
+    _Struct(PeerFault.State, _NodeId, _Uint(64)),
 )
 
 
@@ -1325,6 +1406,13 @@ class Event:
         height: int
         id: Hash
 
+    @dataclass(frozen=True)
+    class StateTaken:
+        height: int
+        id: Hash
+        time: Time
+        root: Hash
+
 
 _Event = _Enum(
     "Event",
@@ -1347,7 +1435,18 @@ _Event = _Enum(
     _Struct(Event.TransactionDropped, _Hash, _DropReason),
     _Struct(Event.Equivocation, _NodeId),
     _Struct(Event.ChainBroken, _Uint(64), _Hash),
+    _Struct(Event.StateTaken, _Uint(64), _Hash, _Time, _Hash),
 )
+
+
+@dataclass(frozen=True)
+class Steps:
+    node: NodeId
+    steps: Tuple[Advance, ...]
+    arrives: bool
+
+
+_Steps = _Struct(Steps, _NodeId, _List(_Advance, 16), _Flag())
 
 
 class Topic(enum.IntEnum):
@@ -1928,6 +2027,15 @@ class JournalFact:
     class Chunk:
         chunk: bytes
 
+    @dataclass(frozen=True)
+    class Step:
+        step: Advance
+
+    @dataclass(frozen=True)
+    class Taking:
+        decided: Decided
+        values: Tuple[Tuple[int, Hash], ...]
+
 
 _JournalFact = _Enum(
     "JournalFact",
@@ -1939,6 +2047,8 @@ _JournalFact = _Enum(
     _Struct(JournalFact.Bound, _Uint(64), _Hash),
     _Struct(JournalFact.State, _Decided, _List(_Tuple(_Uint(64), _Hash), 4)),
     _Struct(JournalFact.Chunk, _Blob(262144)),
+    _Struct(JournalFact.Step, _Advance),
+    _Struct(JournalFact.Taking, _Decided, _List(_Tuple(_Uint(64), _Hash), 4)),
 )
 
 
@@ -2008,12 +2118,16 @@ _TYPES = {
     "Shard": (_Shard, None),
     "Manifest": (_Manifest, 1048576),
     "Standing": (_Standing, None),
+    "StatePlace": (_StatePlace, None),
+    "StatePiece": (_StatePiece, 262272),
+    "StateWanted": (_StateWanted, 96),
     "Statement": (_Statement, None),
     "Step": (_Step, None),
     "Fault": (_Fault, 1048576),
     "Snapshot": (_Snapshot, None),
     "Job": (_Job, 1048576),
     "SavedState": (_SavedState, None),
+    "StepsWanted": (_StepsWanted, 64),
     "Subject": (_Subject, None),
     "Certificate": (_Certificate, 73728),
     "Ballot": (_Ballot, None),
@@ -2032,6 +2146,7 @@ _TYPES = {
     "PeerFault": (_PeerFault, None),
     "Recovery": (_Recovery, None),
     "Event": (_Event, None),
+    "Steps": (_Steps, 1048064),
     "Topic": (_Topic, None),
     "Output": (_Output, 1048576),
     "TrainSpec": (_TrainSpec, None),
@@ -2074,4 +2189,8 @@ KINDS = {
     5: ("Certificate", "CarriedCertificate"),
     6: ("BlocksWanted", "BlocksWanted"),
     7: ("Decided", "CarriedDecided"),
+    8: ("StepsWanted", "StepsWanted"),
+    9: ("Steps", "Steps"),
+    10: ("StateWanted", "StateWanted"),
+    11: ("StatePiece", "StatePiece"),
 }

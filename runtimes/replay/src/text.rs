@@ -4,6 +4,7 @@ use std::fmt;
 
 use neuroshard_core::proto::codec;
 use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, PeerFault, Record};
+use neuroshard_proto::chain::{StatePiece, StateWanted};
 use neuroshard_proto::{BatchOutcome, Commitment, Envelope, Fault, Job, Kind, Message, Snapshot, Time};
 
 /// Names of all kinds of input.
@@ -56,6 +57,24 @@ fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
         Message::BlocksWanted(wanted) => write!(f, " {:.8} wants blocks from height {}", wanted.node, wanted.from),
         Message::Decided(carried) => {
             write!(f, " block at height {} from {:.8}", carried.what.block.header.height, carried.node)
+        }
+        Message::StepsWanted(wanted) => write!(f, " {:.8} wants steps above height {}", wanted.node, wanted.above),
+        Message::Steps(steps) => {
+            let last = steps.steps.last().map_or(0, |step| step.header.height);
+            let arrives = if steps.arrives { ", to a state" } else { "" };
+            write!(f, " {} steps from {:.8} up to height {last}{arrives}", steps.steps.len(), steps.node)
+        }
+        Message::StateWanted(StateWanted { node, height, place }) => {
+            write!(f, " {node:.8} wants the state at height {height}: {place:?}")
+        }
+        Message::StatePiece(given) => {
+            let StatePiece { node, height, place, piece } = &**given;
+            match piece {
+                Some(piece) => {
+                    write!(f, " {} bytes of the state at height {height} from {node:.8}: {place:?}", piece.len())
+                }
+                None => write!(f, " {node:.8} does not give out the state at height {height}"),
+            }
         }
     }
 }
@@ -161,6 +180,10 @@ fn write_fact(f: &mut fmt::Formatter<'_>, fact: &JournalFact) -> fmt::Result {
         JournalFact::Bound { epoch, .. } => write!(f, "bound to a random value in epoch {epoch}"),
         JournalFact::State { decided, .. } => write!(f, "state at height {}", decided.block.header.height),
         JournalFact::Chunk { .. } => f.write_str("a chunk of it"),
+        JournalFact::Step { step } => write!(f, "other seats from height {} on", step.header.height),
+        JournalFact::Taking { decided, .. } => {
+            write!(f, "taking the state at height {} from others", decided.block.header.height)
+        }
     }
 }
 
@@ -214,6 +237,12 @@ fn write_reject(f: &mut fmt::Formatter<'_>, reject: &PeerFault) -> fmt::Result {
         PeerFault::Block { node, height } => write!(f, " refused a block of {node:.8} at height {height}: invalid"),
         PeerFault::Undecided { node, height } => {
             write!(f, " refused {node:.8}: block at height {height} is not decided")
+        }
+        PeerFault::Steps { node, height } => {
+            write!(f, " refused {node:.8}: its step to height {height} does not follow")
+        }
+        PeerFault::State { node, height } => {
+            write!(f, " refused {node:.8}: no piece of the state at height {height}")
         }
     }
 }

@@ -1,0 +1,139 @@
+//! Parts of a tree that prove themselves: how the agreed state travels.
+
+use alloc::vec::Vec;
+
+use neuroshard_proto::{Hash, List};
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+
+use super::{Disproved, Link, PROOF_SIBLINGS_MAX, Tree, bit, path, sides, up};
+
+/// A part of a tree: all entries whose paths begin with a prefix, and the way up from there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Piece<K, V> {
+    /// Its first bits, as many as there are siblings, are the prefix; the others are 0.
+    prefix: Hash,
+    /// From the root down.
+    siblings: List<Hash, PROOF_SIBLINGS_MAX>,
+    entries: List<(K, V), PIECE_ENTRIES_MAX>,
+}
+
+/// Most entries of a piece.
+pub const PIECE_ENTRIES_MAX: u32 = 512;
+
+impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
+    /// Cuts the sealed tree into as few pieces as go without cutting below a branch of few entries: in the order of paths,
+    /// and the same on every node.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<K, V>> {
+        let mut open = Vec::from([(&self.top, Hash::default(), Vec::new())]);
+        core::iter::from_fn(move || {
+            while let Some((link, prefix, siblings)) = open.pop() {
+                match link {
+                    Link::Branch(branch) if branch.len > u64::from(PIECE_ENTRIES_MAX) => {
+                        let depth = u32::try_from(siblings.len()).unwrap_or(u32::MAX);
+                        for side in [1, 0] {
+                            let (child, other) = sides(&branch.children, side);
+                            let mut siblings = siblings.clone();
+                            siblings.push(other.hash().unwrap_or_default());
+                            open.push((child, with_bit(prefix, depth, side), siblings));
+                        }
+                    }
+                    Link::Empty => {}
+                    Link::Leaf(_) | Link::Branch(_) => return Some(piece(link, prefix, siblings)),
+                }
+            }
+            None
+        })
+    }
+
+    /// The piece of the sealed tree in which a path lies. One without entries says that nothing hangs there.
+    pub fn piece_at(&self, path: &Hash) -> Piece<K, V> {
+        let (mut link, mut prefix, mut siblings) = (&self.top, Hash::default(), Vec::new());
+        for depth in 0..PROOF_SIBLINGS_MAX {
+            let Link::Branch(branch) = link else { break };
+            if branch.len <= u64::from(PIECE_ENTRIES_MAX) {
+                break;
+            }
+            let side = bit(path, depth);
+            let (child, other) = sides(&branch.children, side);
+            siblings.push(other.hash().unwrap_or_default());
+            (link, prefix) = (child, with_bit(prefix, depth, side));
+        }
+        piece(link, prefix, siblings)
+    }
+}
+
+fn piece<K: Clone + Serialize, V: Clone + Serialize>(link: &Link<K, V>, prefix: Hash, way: Vec<Hash>) -> Piece<K, V> {
+    let part = Tree { top: link.clone() };
+    let entries = List::try_from(part.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>());
+    let siblings = List::try_from(way);
+    assert!(entries.is_ok() && siblings.is_ok(), "a piece is cut so that it fits");
+    Piece { prefix, siblings: siblings.unwrap_or_default(), entries: entries.unwrap_or_default() }
+}
+
+fn with_bit(path: Hash, depth: u32, side: usize) -> Hash {
+    let (mut bytes, place) = (*path.as_bytes(), usize::try_from(depth >> 3).unwrap_or_default());
+    if let Some(byte) = bytes.get_mut(place).filter(|_| side == 1) {
+        *byte |= 0x80 >> (depth & 7);
+    }
+    Hash::from_bytes(bytes)
+}
+
+/// A path's first bits, the others 0: where a piece or a part of a tree begins.
+pub(super) fn prefix(path: &Hash, bits: u32) -> Hash {
+    (0..bits).fold(Hash::default(), |prefix, depth| with_bit(prefix, depth, bit(path, depth)))
+}
+
+/// The first path after all that begin as this one with so many bits; `None` after the last.
+pub(super) fn after(path: &Hash, bits: u32) -> Option<Hash> {
+    let zero = (0..bits).rev().find(|depth| bit(path, *depth) == 0)?;
+    Some(with_bit(prefix(path, zero), zero, 1))
+}
+
+impl<K, V> Piece<K, V> {
+    /// Whether a path lies in this piece.
+    pub fn covers(&self, path: &Hash) -> bool {
+        prefix(path, self.bits()) == self.prefix
+    }
+
+    /// The first path after this piece; `None` if it is the last one of its tree.
+    pub fn end(&self) -> Option<Hash> {
+        after(&self.prefix, self.bits())
+    }
+
+    fn bits(&self) -> u32 {
+        u32::try_from(self.siblings.len()).unwrap_or(PROOF_SIBLINGS_MAX)
+    }
+}
+
+impl<K: Clone + Serialize, V: Clone + Serialize> Piece<K, V> {
+    /// The entries, if they are all that the tree with this root has under the piece's prefix.
+    ///
+    /// # Errors
+    /// [`Disproved`] if they are not.
+    pub fn check(&self, root: &Hash) -> Result<&[(K, V)], Disproved> {
+        let depth = u32::try_from(self.siblings.len()).map_err(|_| Disproved)?;
+        if (depth..PROOF_SIBLINGS_MAX).any(|depth| bit(&self.prefix, depth) != 0) {
+            return Err(Disproved);
+        }
+        let mut part = Tree::default();
+        for (key, value) in &self.entries {
+            let path = path(key);
+            if (0..depth).any(|depth| bit(&path, depth) != bit(&self.prefix, depth)) {
+                return Err(Disproved);
+            }
+            if part.insert(key.clone(), value.clone()).is_some() {
+                return Err(Disproved);
+            }
+        }
+        part.seal();
+        // The way down to the prefix has nothing on its other side.
+        let mut link = &part.top;
+        for depth in 0..depth {
+            let Link::Branch(branch) = link else { break };
+            link = sides(&branch.children, bit(&self.prefix, depth)).0;
+        }
+        let hash = up(&self.prefix, link.hash().unwrap_or_default(), &self.siblings);
+        if hash == *root { Ok(&self.entries) } else { Err(Disproved) }
+    }
+}
