@@ -9,9 +9,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::{
-    Advance, Decided, Header, STEPS_MAX, Seats, StatePiece, StateWanted, Steps, StepsWanted,
-};
+use neuroshard_proto::chain::{Advance, Decided, STEPS_MAX, Seats, StatePiece, StateWanted, Steps, StepsWanted};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{Bytes, List, Message, NodeId, Shared, Time};
 use serde::{Serialize, Serializer};
@@ -42,9 +40,9 @@ struct Held {
     ledger: Ledger,
     #[serde(skip)]
     decided: Shared<Decided>,
-    /// The header before, and who decided the block.
+    /// The block before, and who decided this one.
     #[serde(skip)]
-    deciders: (Option<Header>, Arc<Seats>),
+    deciders: (Option<Shared<Decided>>, Arc<Seats>),
     /// When somebody asked for it last.
     asked: Option<Time>,
 }
@@ -55,7 +53,9 @@ impl Held {
     }
 
     fn step(&self) -> Advance {
-        step_to(&self.decided, self.deciders.0, &self.deciders.1, self.ledger.seats())
+        let (parent, before) = &self.deciders;
+        let parent = parent.as_ref().map(|parent| parent.block.header);
+        step_to(&self.decided, parent, before, self.ledger.seats())
     }
 
     fn is_asked(&self, now: Time) -> bool {
@@ -82,7 +82,7 @@ impl Giving {
         &mut self,
         ledger: &Ledger,
         decided: &Shared<Decided>,
-        parent: Option<Header>,
+        parent: Option<Shared<Decided>>,
         before: Arc<Seats>,
         now: Time,
     ) {

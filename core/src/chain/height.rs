@@ -223,7 +223,7 @@ impl Chain {
         let (parent, before) = (self.history.head(), Arc::clone(self.ledger.seats()));
         self.ledger = after;
         self.ladder.climb(&decided, parent, &before, self.ledger.seats());
-        self.giving.hold(&self.ledger, &decided, parent, before, cx.now);
+        self.giving.hold(&self.ledger, &decided, self.history.newest(), before, cx.now);
         self.taking.passed(header.height);
         self.begin_state(cx, &decided);
         let (transactions, root) = (decided.block.transactions.len(), self.ledger.root());

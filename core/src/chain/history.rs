@@ -61,6 +61,11 @@ impl History {
         self.blocks.back().map(|decided| decided.block.header)
     }
 
+    /// The newest block.
+    pub(crate) fn newest(&self) -> Option<Shared<Decided>> {
+        self.blocks.back().cloned()
+    }
+
     /// Whether a height is below all blocks that are kept.
     pub(crate) fn is_past(&self, height: u64) -> bool {
         self.blocks.front().is_some_and(|oldest| height < oldest.block.header.height)

@@ -223,7 +223,7 @@ impl Past {
         let (parent, before) = (self.history.head(), Arc::clone(self.ledger.seats()));
         self.ledger = after;
         self.ladder.climb(&decided, parent, &before, self.ledger.seats());
-        self.giving.hold(&self.ledger, &decided, parent, before, decided.block.header.time);
+        self.giving.hold(&self.ledger, &decided, self.history.newest(), before, decided.block.header.time);
         self.history.push(decided, None);
         self.ballots.clear();
         self.bodies.clear();

@@ -1,28 +1,46 @@
 //! A node that is further behind than the others keep blocks takes the state from them.
 
-use neuroshard_core::proto::{NodeId, Time};
-use neuroshard_core::{Event, PeerFault};
+use std::sync::{LazyLock, Mutex};
 
-use crate::world::{Node, World, transfer};
+use neuroshard_core::proto::chain::{Decided, StatePiece, Steps};
+use neuroshard_core::proto::codec;
+use neuroshard_core::proto::{Carried, Hash, Message, NodeId, Time};
+use neuroshard_core::{Event, JournalFact, PeerFault, Record};
+
+use crate::world::{Conduct, Node, World, node, transfer};
 
 /// Blocks that the others make before the newcomer comes: more than they keep.
 const BLOCKS: u64 = 1100;
 const NEWCOMER: u8 = 4;
 
-/// One validator and three who follow, far ahead of a node that was cut off from the beginning. Nodes that decide alone are
-/// quick; what a certificate needs is tested elsewhere.
+/// Four validators, far ahead of a node that comes only now, with nothing.
 fn far_ahead() -> World {
-    let mut world = World::new(5, 1);
-    world.cut.insert(NEWCOMER);
-    world.run(Time::from_ms(12_000_000), |world| world.nodes[..4].iter().all(|one| one.height() >= BLOCKS));
-    // It comes only now, with nothing.
-    world.nodes[usize::from(NEWCOMER)] = Node::new(NEWCOMER, 1);
+    static FAR: LazyLock<Mutex<World>> = LazyLock::new(|| {
+        let mut world = World::new(5, 4);
+        world.cut.insert(NEWCOMER);
+        go_on(&mut world, BLOCKS);
+        let kept = world.nodes[1].core.decided_since(0).next().map(|one| one.block.header.height);
+        assert!(kept > Some(8), "the first blocks are gone");
+        Mutex::new(world)
+    });
+    let mut world = FAR.lock().unwrap().clone();
+    renew(&mut world);
+    world.cut.clear();
+    world
+}
+
+/// Lets the others go on to a height.
+fn go_on(world: &mut World, height: u64) {
+    let until = world.now.after_ms(12_000 * height);
+    world.run(until, |world| world.nodes[..3].iter().all(|one| one.height() >= height));
+}
+
+/// Puts a node without a past in the newcomer's place.
+fn renew(world: &mut World) {
+    world.nodes[usize::from(NEWCOMER)] = Node::new(NEWCOMER, 4);
     let now = world.now;
     world.nodes[usize::from(NEWCOMER)].run(now);
-    assert_eq!(newcomer(&world).height(), 0);
-    let kept = world.nodes[1].core.decided_since(0).next().map(|one| one.block.header.height);
-    assert!(kept > Some(8), "the first blocks are gone");
-    world
+    assert_eq!(newcomer(world).height(), 0);
 }
 
 fn newcomer(world: &World) -> &Node {
@@ -65,7 +83,6 @@ fn run_until_caught_up(world: &mut World) {
 #[test]
 fn a_newcomer_far_behind_takes_the_state_and_goes_on_with_blocks() {
     let mut world = far_ahead();
-    world.cut.clear();
     run_until_caught_up(&mut world);
     let heights = taken(newcomer(&world));
     assert_eq!(heights.len(), 1, "{heights:?}");
@@ -80,4 +97,138 @@ fn a_newcomer_far_behind_takes_the_state_and_goes_on_with_blocks() {
     let again = &mut world.nodes[usize::from(NEWCOMER)];
     again.restart(1);
     assert_eq!((again.height(), again.core.ledger().root()), (height, root));
+}
+
+#[test]
+fn several_nodes_give_pieces_at_once() {
+    let mut world = far_ahead();
+    world.said.clear();
+    run_until_caught_up(&mut world);
+    let gave = |from: &u8| world.said.get(&(*from, "StatePiece")).is_some_and(|count| *count > 0);
+    assert!((0..4).filter(gave).count() >= 2, "{:?}", world.said);
+}
+
+/// Changes every piece of the state that it gives.
+fn bends_pieces(_: u8, message: &Message) -> Vec<Message> {
+    let Message::StatePiece(given) = message else { return vec![message.clone()] };
+    let piece = given.piece.clone().map(|piece| {
+        let mut bytes = piece.into_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        bytes.try_into().unwrap()
+    });
+    vec![Message::StatePiece(Box::new(StatePiece { piece, ..StatePiece::clone(given) }))]
+}
+
+/// Shows the way to a block that nobody decided.
+fn bends_steps(_: u8, message: &Message) -> Vec<Message> {
+    let Message::Steps(steps) = message else { return vec![message.clone()] };
+    let mut bent = steps.steps.clone().into_vec();
+    bent.iter_mut().for_each(|step| step.header.state = Hash::of_blob(b"a state of riches"));
+    vec![Message::Steps(Box::new(Steps { steps: bent.try_into().unwrap(), ..Steps::clone(steps) }))]
+}
+
+/// Gives nothing but one piece, the one that it likes, whatever it is asked for.
+fn gives_another(_: u8, message: &Message) -> Vec<Message> {
+    let Message::StatePiece(given) = message else { return vec![message.clone()] };
+    let piece = Some(codec::encode(&(2_u8, Hash::default(), 0_u8, 0_u8)).try_into().unwrap());
+    vec![Message::StatePiece(Box::new(StatePiece { piece, ..StatePiece::clone(given) }))]
+}
+
+/// Shows the way, and is never heard of again.
+fn vanishes(_: u8, message: &Message) -> Vec<Message> {
+    if matches!(message, Message::StatePiece(_)) { Vec::new() } else { vec![message.clone()] }
+}
+
+/// Says that it gives nothing.
+fn refuses(_: u8, message: &Message) -> Vec<Message> {
+    let Message::StatePiece(given) = message else { return vec![message.clone()] };
+    vec![Message::StatePiece(Box::new(StatePiece { piece: None, ..StatePiece::clone(given) }))]
+}
+
+#[test]
+fn liars_are_named_and_the_state_comes_from_the_others() {
+    let pairs: [(Conduct, Conduct); 3] = [(bends_pieces, bends_steps), (gives_another, vanishes), (refuses, vanishes)];
+    for (one, other) in pairs {
+        let mut world = far_ahead();
+        world.conducts.extend([(1, one), (2, other)]);
+        run_until_caught_up(&mut world);
+        assert_eq!(taken(newcomer(&world)).len(), 1);
+        let liars = [node(1), node(2)];
+        let accused = accused(newcomer(&world));
+        assert!(accused.iter().all(|(who, _)| liars.contains(who)), "{accused:?}");
+        assert_eq!(accused.is_empty(), one == refuses as Conduct, "{accused:?}");
+    }
+}
+
+#[test]
+fn a_piece_that_does_not_prove_itself_is_its_senders_fault() {
+    let table: [(Conduct, &str); 3] = [(bends_pieces, "state"), (gives_another, "state"), (bends_steps, "steps")];
+    for (conduct, fault) in table {
+        let mut world = far_ahead();
+        world.conducts.insert(0, conduct);
+        // Only the liar is there at first.
+        world.cut.extend(1..4);
+        let from = world.now;
+        world.run(from.after_ms(40_000), |_| false);
+        assert_eq!(newcomer(&world).height(), 0);
+        let accused = accused(newcomer(&world));
+        assert!(!accused.is_empty() && accused.iter().all(|one| *one == (node(0), fault)), "{accused:?}");
+        world.cut.clear();
+        run_until_caught_up(&mut world);
+    }
+}
+
+#[test]
+fn an_older_state_is_taken_first_and_then_the_newer_one() {
+    let mut world = far_ahead();
+    world.cut.insert(NEWCOMER);
+    // Node 3 stays where it is, and the others go on until they have forgotten the blocks after that.
+    world.cut.insert(3);
+    let stale = world.nodes[3].height();
+    go_on(&mut world, 2 * BLOCKS + 50);
+    renew(&mut world);
+    world.cut = [0, 1, 2].into();
+    // Only the one that stayed behind is there, and tells of its newest block.
+    let newest = world.nodes[3].core.decided_since(stale).next().cloned().unwrap();
+    let what = Decided::clone(&newest);
+    world.say(3, &Message::Decided(Box::new(Carried { node: node(3), what })));
+    let from = world.now;
+    world.run(from.after_ms(60_000), |world| newcomer(world).height() >= stale);
+    assert_eq!(newcomer(&world).height(), stale);
+    world.cut.clear();
+    run_until_caught_up(&mut world);
+    let heights = taken(newcomer(&world));
+    assert!(heights.len() == 2 && heights[0] < stale && heights[1] > stale, "{heights:?}, {stale}");
+}
+
+#[test]
+fn a_crash_at_any_moment_of_the_taking_resumes_or_begins_anew() {
+    let (mut resumed, mut moments) = (0, 0);
+    for power in (2..200).step_by(9) {
+        let mut world = far_ahead();
+        world.nodes[usize::from(NEWCOMER)].power = Some(power);
+        let from = world.now;
+        world.run(from.after_ms(20_000), |world| newcomer(world).power == Some(0));
+        moments += 1;
+        let node = &mut world.nodes[usize::from(NEWCOMER)];
+        let finished = node.height() > 0;
+        let facts: Vec<JournalFact> =
+            node.journal.values().map(|record| codec::decode::<Record>(record).unwrap().fact).collect();
+        let pieces = facts.iter().filter(|fact| matches!(fact, JournalFact::Chunk { .. })).count();
+        node.restart(1);
+        let now = world.now;
+        node.run(now);
+        let height = node.height();
+        assert!(height == 0 || height > BLOCKS - 20, "cut after {power}: {height}");
+        resumed += usize::from(pieces > 0 && height == 0);
+        world.said.clear();
+        world.collect(NEWCOMER);
+        run_until_caught_up(&mut world);
+        assert!(height > 0 || taken(newcomer(&world)).len() <= 2);
+        if finished {
+            break;
+        }
+    }
+    assert!(resumed > 0 && moments > 3, "{resumed} of {moments}");
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::chain::{Action, Author, PublicKey, SignedTransaction, Statement, Transaction, Vote};
 use neuroshard_core::proto::{
-    Allocation, Amount, Commitment, Founder, Genesis, Hash, Job, JournalSeq, Manifest, NodeId, OwnerId, Params, Preset,
-    RequestId, Shard, Signature, Stream, Time, Verified, codec,
+    ALLOCATIONS_MAX, Allocation, Amount, Commitment, Envelope, Founder, Genesis, Hash, Job, JournalSeq, List, Manifest,
+    Message, NetworkId, NodeId, OwnerId, Params, Preset, RequestId, Shard, Signature, Stream, Time, Verified, codec,
 };
 use neuroshard_core::{
     Command, Config, Core, Event, Input, JournalFact, MAX_OUTPUTS, Operator, Outbox, Output, Record,
@@ -25,6 +25,9 @@ pub(crate) fn owner(number: u8) -> OwnerId {
     OwnerId::from_bytes(*node(number).as_bytes())
 }
 
+/// Accounts that hold money at genesis.
+const RICH: u16 = 3000;
+
 /// A network whose first `founders` nodes vote.
 pub(crate) fn config(number: u8, founders: u8) -> Config {
     let (model, training) = Preset::Nano.specs();
@@ -39,7 +42,7 @@ pub(crate) fn config(number: u8, founders: u8) -> Config {
         params: Params::DEFAULT,
         manifest: manifest.root(),
         founders: (0..founders).map(|number| Founder::alone(node(number))).collect::<Vec<_>>().try_into().unwrap(),
-        allocations: vec![Allocation { owner: owner(0), amount: Amount::from_units(1 << 50) }].try_into().unwrap(),
+        allocations: allocations(),
         first: None,
     };
     Config {
@@ -48,6 +51,15 @@ pub(crate) fn config(number: u8, founders: u8) -> Config {
         node: node(number),
         operator: Operator::new(1 << 30, 1 << 30),
     }
+}
+
+fn allocations() -> List<Allocation, ALLOCATIONS_MAX> {
+    let first = Allocation { owner: owner(0), amount: Amount::from_units(1 << 50) };
+    let rest = (1..RICH).map(|n| {
+        let owner = OwnerId::from_bytes(*Hash::of_blob(&n.to_le_bytes()).as_bytes());
+        Allocation { owner, amount: Amount::from_units(1 << 30) }
+    });
+    std::iter::once(first).chain(rest).collect::<Vec<_>>().try_into().unwrap()
 }
 
 /// A transfer of node 0's account.
@@ -61,6 +73,7 @@ pub(crate) fn transfer(config: &Config, sequence: u64) -> SignedTransaction {
 }
 
 /// One node with its host.
+#[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) number: u8,
     pub(crate) config: Config,
@@ -198,8 +211,21 @@ impl Node {
     }
 }
 
+/// What comes of a node's message on its way: other ones in its place, signed by the same node.
+pub(crate) type Conduct = fn(u8, &Message) -> Vec<Message>;
+
+fn sealed(from: u8, network: NetworkId, message: &Message) -> Verified {
+    let sign = |digest: &Hash| Signature(key(from).sign(digest.as_bytes()).to_bytes());
+    Verified::open(&codec::encode(&Envelope::seal(network, message, sign))).expect("signed well")
+}
+
 /// Nodes and the frames between them.
+#[derive(Clone)]
 pub(crate) struct World {
+    /// How nodes that do not keep to the protocol speak, by their number.
+    pub(crate) conducts: BTreeMap<u8, Conduct>,
+    /// Messages of each kind that were sent, by their sender.
+    pub(crate) said: BTreeMap<(u8, &'static str), u64>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) now: Time,
     pub(crate) latency: u64,
@@ -217,7 +243,9 @@ impl World {
         let draws = Stream::new(&Hash::default(), "network", 0);
         let nodes = (0..nodes).map(|number| Node::new(number, founders)).collect();
         let (cut, wire) = (BTreeSet::new(), BTreeMap::new());
-        let mut world = Self { nodes, now: Time::ZERO, latency: 50, loss: 0, cut, frames: 0, wire, draws };
+        let (conducts, said) = (BTreeMap::new(), BTreeMap::new());
+        let mut world =
+            Self { conducts, said, nodes, now: Time::ZERO, latency: 50, loss: 0, cut, frames: 0, wire, draws };
         for number in 0..world.nodes.len() {
             world.nodes[number].run(Time::ZERO);
             world.collect(number as u8);
@@ -229,15 +257,33 @@ impl World {
     pub(crate) fn collect(&mut self, from: u8) {
         for (to, frame) in core::mem::take(&mut self.nodes[usize::from(from)].sent) {
             let verified = Verified::open(&frame).expect("an honest node's frame opens");
-            for number in 0..self.nodes.len() as u8 {
-                let meant = number != from && to.is_none_or(|to| to == node(number));
-                if !meant || self.cut.contains(&from) || self.cut.contains(&number) {
-                    continue;
+            *self.said.entry((from, verified.message().kind().name())).or_default() += 1;
+            if let Some(conduct) = self.conducts.get(&from) {
+                for message in conduct(from, verified.message()) {
+                    self.deliver(from, to, &sealed(from, verified.network(), &message));
                 }
-                self.frames += 1;
-                if self.draws.below(100) >= self.loss {
-                    self.wire.insert((self.now.after_ms(self.latency), self.frames), (number, verified.clone()));
-                }
+            } else {
+                self.deliver(from, to, &verified);
+            }
+        }
+    }
+
+    /// Lets a node say something of its own to all.
+    pub(crate) fn say(&mut self, from: u8, message: &Message) {
+        let network = self.nodes[usize::from(from)].config.genesis.network();
+        self.deliver(from, None, &sealed(from, network, message));
+    }
+
+    /// Puts a message on the wire.
+    fn deliver(&mut self, from: u8, to: Option<NodeId>, verified: &Verified) {
+        for number in 0..self.nodes.len() as u8 {
+            let meant = number != from && to.is_none_or(|to| to == node(number));
+            if !meant || self.cut.contains(&from) || self.cut.contains(&number) {
+                continue;
+            }
+            self.frames += 1;
+            if self.draws.below(100) >= self.loss {
+                self.wire.insert((self.now.after_ms(self.latency), self.frames), (number, verified.clone()));
             }
         }
     }

@@ -162,6 +162,11 @@ impl Agreed {
                 view.blocks.drain(..surplus);
                 view.ledger = core.ledger().clone();
             }
+            Event::StateTaken { .. } => {
+                // Blocks between are kept by nobody.
+                view.blocks = core.decided_since(0).cloned().collect();
+                view.ledger = core.ledger().clone();
+            }
             Event::TransactionDropped { transaction, why } => {
                 view.dropped.push_back((*transaction, drop_text(why)));
                 if view.dropped.len() > DROPPED_MAX {

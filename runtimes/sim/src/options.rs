@@ -86,10 +86,13 @@ pub enum Strategy {
     Certificates,
     /// Bytes that mean nothing, and messages with bytes changed.
     Garbage,
+    /// Steps and pieces of the state that are none: changed, of another height, of another place, or withheld.
+    States,
 }
 
 impl Strategy {
-    pub const ALL: [Self; 5] = [Self::Twins, Self::Silence, Self::Stale, Self::Certificates, Self::Garbage];
+    pub const ALL: [Self; 6] =
+        [Self::Twins, Self::Silence, Self::Stale, Self::Certificates, Self::Garbage, Self::States];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -98,6 +101,7 @@ impl Strategy {
             Self::Stale => "stale",
             Self::Certificates => "certificates",
             Self::Garbage => "garbage",
+            Self::States => "states",
         }
     }
 }

@@ -72,6 +72,7 @@ counts! {
     Blocks "blocks decided",
     Transactions "transactions decided",
     Accused "accusations of two voices",
+    StatesTaken "states taken from others",
 }
 
 /// Every count.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use neuroshard_sim::{
-    Act, Count, Counts, Failure, Fault, Lie, Options, Recording, Report, Runs, Scenario, Side, Strategy, What, World,
-    campaign, run,
+    Act, Byzantine, Count, Counts, Failure, Fault, Lie, Options, Recording, Report, Runs, Scenario, Side, Strategy,
+    What, World, campaign, run,
 };
 
 /// A world in which one thing goes wrong.
@@ -109,6 +109,20 @@ fn every_strategy_does_something_and_the_honest_hold() {
 }
 
 /// Two minutes of everything that can go wrong, two liars among seven: the short version of the campaign in the book.
+#[test]
+fn a_newcomer_takes_the_state_from_validators_of_whom_half_lie_about_it() {
+    // The others decide more blocks than they keep before it comes back; two of the four lie about states and nothing else.
+    let (away, back) = (1_000, 11_400_000);
+    let mut scenario = Scenario::draw(&Options::calm(5, back + 100_000), 3).expect("a world");
+    (scenario.world.training, scenario.world.founders, scenario.world.wish_ms) = (false, 4, 600_000);
+    let lies = |node| Byzantine { node, strategy: Strategy::States };
+    scenario.world.byzantine = vec![lies(1), lies(2)];
+    scenario.acts = vec![act(away, back - away, What::Leave { node: 4 })];
+    let counts = counts(&scenario);
+    assert!(counts.get(Count::Blocks) > 1100, "{counts:?}");
+    assert!(counts.get(Count::StatesTaken) >= 1 && counts.get(Count::Forged) > 0, "{counts:?}");
+}
+
 #[test]
 fn a_hundred_worlds_with_everything_that_can_go_wrong_hold() {
     let options = Options { byzantine_ppm: 300_000, duration_ms: 120_000, ..Options::default() };

@@ -7,6 +7,7 @@ mod certificates;
 mod garbage;
 mod silence;
 mod stale;
+mod states;
 pub(crate) mod twins;
 
 use std::fmt::Debug;
@@ -51,5 +52,6 @@ pub(crate) fn conduct(strategy: Strategy) -> Option<Box<dyn Conduct>> {
         Strategy::Stale => Some(Box::<stale::Stale>::default()),
         Strategy::Certificates => Some(Box::<certificates::Certificates>::default()),
         Strategy::Garbage => Some(Box::new(garbage::Garbage)),
+        Strategy::States => Some(Box::<states::States>::default()),
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use neuroshard_core::{Event, Output};
-use neuroshard_proto::{Hash, NodeId, Time};
+use neuroshard_core::{Event, JournalFact, Output, Record};
+use neuroshard_proto::{Hash, NodeId, Time, codec};
 
 use super::{Calm, Checker, Started, Stepped};
 
@@ -39,25 +39,39 @@ impl Chain {
         if height != before + 1 {
             return Err(format!("height {height} was decided after height {before}"));
         }
-        match self.decided.get(&height) {
-            Some(other) if other.id != block.id => {
-                return Err(format!("blocks {:.16} and {:.16} were decided at height {height}", other.id, block.id));
+        self.agree(height, block)?;
+        if !self.decided.contains_key(&height) {
+            if let Some(earlier) = self.decided.get(&before).filter(|earlier| earlier.time >= block.time) {
+                return Err(format!("block time {} follows on {}", block.time, earlier.time));
             }
-            Some(other) if other.root != block.root => {
-                return Err(format!("roots {:.16} and {:.16} follow height {height}", other.root, block.root));
-            }
-            Some(_) => {}
-            None => {
-                if let Some(earlier) = self.decided.get(&before).filter(|earlier| earlier.time >= block.time) {
-                    return Err(format!("block time {} follows on {}", block.time, earlier.time));
-                }
-                self.decided.insert(height, block);
-                if self.decided.len() > HEIGHTS_MAX {
-                    self.decided.pop_first();
-                }
+            self.decided.insert(height, block);
+            if self.decided.len() > HEIGHTS_MAX {
+                self.decided.pop_first();
             }
         }
         Ok(())
+    }
+
+    /// A node took the state of a height from others: one that was decided, above its own, and the same for all.
+    fn take(&mut self, host: u32, height: u64, block: Block) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.height[host as usize], height);
+        if height <= before || !self.decided.contains_key(&height) {
+            return Err(format!("the state at height {height} was taken after height {before}, nobody decided it"));
+        }
+        self.agree(height, block)
+    }
+
+    /// A block is the one that others told of.
+    fn agree(&self, height: u64, block: Block) -> Result<(), String> {
+        match self.decided.get(&height) {
+            Some(other) if other.id != block.id => {
+                Err(format!("blocks {:.16} and {:.16} were decided at height {height}", other.id, block.id))
+            }
+            Some(other) if other.root != block.root => {
+                Err(format!("roots {:.16} and {:.16} follow height {height}", other.root, block.root))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -68,13 +82,16 @@ impl Checker for Chain {
 
     fn stepped(&mut self, step: &Stepped<'_>) -> Result<(), String> {
         step.outputs.iter().try_for_each(|output| match output {
-            Output::Event(Event::BlockDecided { height, .. }) if !step.honest => {
+            Output::Event(Event::BlockDecided { height, .. } | Event::StateTaken { height, .. }) if !step.honest => {
                 self.height[step.host as usize] = *height;
                 Ok(())
             }
             Output::Event(_) if !step.honest => Ok(()),
             Output::Event(Event::BlockDecided { height, id, root, time, .. }) => {
                 self.decide(step.host, *height, Block { id: *id, root: *root, time: *time })
+            }
+            Output::Event(Event::StateTaken { height, id, root, time }) => {
+                self.take(step.host, *height, Block { id: *id, root: *root, time: *time })
             }
             Output::Event(Event::ChainBroken { height, id }) => {
                 Err(format!("block {id:.16} was decided at height {height} and does not follow"))
@@ -89,8 +106,12 @@ impl Checker for Chain {
     fn started(&mut self, start: &Started<'_>) -> Result<(), String> {
         let head = start.core.ledger().head();
         let before = std::mem::replace(&mut self.height[start.host as usize], head.height);
-        // A node that fell in the middle of a step may have written one block more than it told of.
-        if head.height > before + 1 {
+        // A node that fell in the middle of a step may have written one block more than it told of, or a state.
+        let took = start.disk.journal().any(|bytes| match codec::decode(bytes) {
+            Ok(Record { fact: JournalFact::Taking { decided, .. }, .. }) => decided.block.header.height == head.height,
+            Ok(_) | Err(_) => false,
+        });
+        if head.height > before + 1 && !took {
             return Err(format!("the journal knows height {}, the node was at {before}", head.height));
         }
         match self.decided.get(&head.height) {
@@ -138,6 +159,10 @@ mod tests {
         );
         assert!(chain.clone_of().decide(0, 2, block(b"c", 5)).unwrap_err().contains("block time"));
         assert_eq!(chain.decide(0, 2, block(b"c", 6)), Ok(()));
+        assert!(chain.clone_of().take(2, 3, block(b"d", 9)).unwrap_err().contains("nobody decided it"));
+        assert!(chain.clone_of().take(2, 2, block(b"d", 6)).unwrap_err().contains("were decided at height 2"));
+        assert!(chain.clone_of().take(0, 1, block(b"a", 5)).unwrap_err().contains("taken after height 2"));
+        assert_eq!(chain.take(2, 2, block(b"c", 6)), Ok(()));
     }
 
     impl Chain {

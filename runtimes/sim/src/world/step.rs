@@ -163,6 +163,7 @@ impl World {
                 self.counts.add(Count::Blocks, 1);
                 self.counts.add(Count::Transactions, u64::from(*transactions));
             }
+            Event::StateTaken { .. } => self.counts.add(Count::StatesTaken, 1),
             Event::Equivocation { .. } => self.counts.add(Count::Accused, 1),
             // A node that has stopped is done: its operator starts it again.
             Event::Stopped { .. } => {
