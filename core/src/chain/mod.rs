@@ -259,7 +259,7 @@ impl Chain {
     fn is_current(&mut self, cx: &mut Cx<'_>, from: NodeId, height: u64) -> bool {
         let here = self.simplex.height();
         if height > here {
-            self.heard(from, height.saturating_sub(1));
+            self.heard(cx, from, height.saturating_sub(1));
         } else if height < here {
             self.help(cx, from, height);
         }
@@ -267,9 +267,11 @@ impl Chain {
     }
 
     /// A node speaks of a height that is decided for it.
-    fn heard(&mut self, node: NodeId, height: u64) {
-        self.behind.heard(node, height);
-        self.taking.heard(node);
+    fn heard(&mut self, cx: &Cx<'_>, node: NodeId, height: u64) {
+        if !self.taking.is_faulty(&node, cx.now) {
+            self.behind.heard(node, height);
+            self.taking.heard(node, cx.now);
+        }
     }
 
     /// Whether this node takes no part in deciding.
@@ -282,7 +284,7 @@ impl Chain {
         if wanted.from < here {
             self.help(cx, wanted.node, wanted.from);
         } else if wanted.from > here {
-            self.heard(wanted.node, wanted.from.saturating_sub(1));
+            self.heard(cx, wanted.node, wanted.from.saturating_sub(1));
         }
     }
 
@@ -305,7 +307,7 @@ impl Chain {
         let Decided { block, certificate } = &*carried.what;
         let (here, height) = (self.simplex.height(), block.header.height);
         if height > here {
-            return self.heard(carried.node, height);
+            return self.heard(cx, carried.node, height);
         }
         if height < here || self.is_halted() {
             return;

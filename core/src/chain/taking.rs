@@ -10,7 +10,7 @@
 //! whole state before it. While pieces come the node takes no part in deciding: the height it stands at is decided.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -34,7 +34,8 @@ use crate::ledger::sync::{Assembly, Chunk, ChunkError, Stretch};
 
 /// Most nodes that a state is taken from.
 const GIVERS_MAX: usize = 16;
-/// Most nodes that are remembered for what they gave.
+/// Who gave what is wrong, or has not what is wanted, is not asked for so long; so many are remembered.
+const FAULTY_MS: u64 = 60_000;
 const FAULTY_MAX: usize = 256;
 /// A piece or a step that takes longer is asked for again, elsewhere if possible.
 const ANSWER_MS: u64 = 2000;
@@ -127,8 +128,10 @@ struct Giver {
 pub(super) struct Taking {
     stage: Stage,
     givers: BTreeMap<NodeId, Giver>,
-    /// Who gave what is wrong, or has not what is wanted.
-    faulty: BTreeSet<NodeId>,
+    /// Who is not asked, and until when.
+    faulty: BTreeMap<NodeId, Time>,
+    /// Whether somebody was left who had the state that is wanted.
+    left: bool,
     /// Who was asked for the way, and when that is late.
     asked: Option<(NodeId, Time)>,
     /// When a state is given up of which nothing comes.
@@ -154,7 +157,7 @@ impl Taking {
     /// The node stands at this height now: no older state is wanted.
     pub(super) fn passed(&mut self, head: u64) {
         if self.height().is_none_or(|height| height <= head) {
-            *self = Self::default();
+            self.reset();
         }
     }
 
@@ -164,18 +167,29 @@ impl Taking {
     }
 
     /// A node speaks of later heights: it may have the state.
-    pub(super) fn heard(&mut self, node: NodeId) {
-        if self.givers.len() < GIVERS_MAX && !self.faulty.contains(&node) {
+    pub(super) fn heard(&mut self, node: NodeId, now: Time) {
+        if self.givers.len() < GIVERS_MAX && !self.is_faulty(&node, now) {
             self.givers.entry(node).or_default();
         }
     }
 
+    pub(super) fn is_faulty(&self, node: &NodeId, now: Time) -> bool {
+        self.faulty.get(node).is_some_and(|until| *until > now)
+    }
+
     /// Nothing more is taken from this node.
-    fn leave(&mut self, node: NodeId) {
+    fn leave(&mut self, node: NodeId, now: Time) {
         self.givers.remove(&node);
+        self.left = true;
+        self.faulty.retain(|_, until| *until > now);
         if self.faulty.len() < FAULTY_MAX {
-            self.faulty.insert(node);
+            self.faulty.insert(node, now.after_ms(FAULTY_MS));
         }
+    }
+
+    /// Begins anew, but for what is known of others.
+    fn reset(&mut self) {
+        *self = Self { faulty: core::mem::take(&mut self.faulty), ..Self::default() };
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -230,19 +244,19 @@ impl Chain {
                 let reject = PeerFault::Steps { node: steps.node, height: step.header.height };
                 cx.event(Event::Rejected { reject });
                 self.taking.stage = Stage::Way(client);
-                self.taking.leave(steps.node);
+                self.taking.leave(steps.node, cx.now);
                 return self.behind.forget(&steps.node);
             }
             last = Some(step);
         }
-        self.taking.heard(steps.node);
+        self.taking.heard(steps.node, cx.now);
         match last.filter(|_| steps.arrives) {
             Some(goal) => {
                 client.seats().iter().map(|(node, _)| *node).filter(|node| *node != cx.config.node).for_each(|node| {
-                    self.taking.heard(node);
+                    self.taking.heard(node, cx.now);
                 });
                 self.taking.stage = Stage::Goal(Box::new(goal.clone()), None);
-                self.taking.until = Some(cx.now.after_ms(PATIENCE_MS));
+                (self.taking.until, self.taking.left) = (Some(cx.now.after_ms(PATIENCE_MS)), false);
             }
             None if client.header().map(|header| header.height) > before => {
                 let above = client.header().map_or(0, |header| header.height);
@@ -297,10 +311,10 @@ impl Chain {
         if let Some(giver) = self.taking.givers.get_mut(node) {
             *giver = Giver::default();
         }
-        let Some(piece) = piece else { return self.taking.leave(*node) };
+        let Some(piece) = piece else { return self.taking.leave(*node, cx.now) };
         if self.take_piece(cx, *place, piece).is_none() {
             cx.event(Event::Rejected { reject: PeerFault::State { node: *node, height: *height } });
-            return self.taking.leave(*node);
+            return self.taking.leave(*node, cx.now);
         }
         self.taking.until = Some(cx.now.after_ms(PATIENCE_MS));
         let whole = matches!(&self.taking.stage, Stage::Pieces(take) if take.is_whole());
@@ -369,11 +383,12 @@ impl Chain {
         for giver in self.taking.givers.values_mut().filter(|one| one.asked.is_some_and(|(_, at)| at <= cx.now)) {
             *giver = Giver { asked: None, silences: giver.silences.saturating_add(1) };
         }
-        self.taking.givers.retain(|_, giver| giver.silences < SILENCES_MAX);
-        let nobody = self.taking.givers.is_empty() && !self.taking.faulty.is_empty();
+        let silent = self.taking.givers.iter().filter(|(_, giver)| giver.silences >= SILENCES_MAX);
+        let silent: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+        silent.into_iter().for_each(|node| self.taking.leave(node, cx.now));
+        let nobody = self.taking.givers.is_empty() && self.taking.left;
         if nobody || self.taking.until.is_some_and(|until| until <= cx.now) {
-            self.taking = Taking::default();
-            return;
+            return self.taking.reset();
         }
         let Some(height) = self.taking.height() else { return };
         for place in self.taking.places() {

@@ -30,7 +30,7 @@ const MODULES_MAX: u32 = 64;
 /// Stretches that a large tree is cut into, the width of each in a path's first byte, and the entries that make a tree large.
 const STRETCHES: u8 = 8;
 const STRETCH_WIDTH: u8 = 32;
-const LARGE_ENTRIES: u64 = 4096;
+const LARGE_ENTRIES: u64 = 2048;
 
 /// A part of the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]

@@ -25,6 +25,14 @@ pub(crate) fn owner(number: u8) -> OwnerId {
     OwnerId::from_bytes(*node(number).as_bytes())
 }
 
+/// Seats are drawn anew every half hour, and a bond is held for an hour: so changes of seats must be followed.
+fn params() -> Params {
+    let mut params = Params::DEFAULT;
+    params.validators.committee_epochs = 30;
+    params.money.unbonding_ms = 3_600_000;
+    params
+}
+
 /// Accounts that hold money at genesis.
 const RICH: u16 = 3000;
 
@@ -39,7 +47,7 @@ pub(crate) fn config(number: u8, founders: u8) -> Config {
         seed: Hash::of_blob(b"chain"),
         model,
         training,
-        params: Params::DEFAULT,
+        params: params(),
         manifest: manifest.root(),
         founders: (0..founders).map(|number| Founder::alone(node(number))).collect::<Vec<_>>().try_into().unwrap(),
         allocations: allocations(),
@@ -87,6 +95,8 @@ pub(crate) struct Node {
     /// Outputs still to be done before the node loses its power.
     pub(crate) power: Option<usize>,
     pub(crate) persisted: bool,
+    /// The facts it wrote, by kind, over all its lives.
+    pub(crate) written: Vec<&'static str>,
     /// Votes in the journal, by what is signed.
     ballots: BTreeMap<Hash, Statement>,
     inputs: Vec<Input>,
@@ -101,7 +111,8 @@ impl Node {
         let inputs = vec![Input::Tick];
         let (votes, ballots, power) = (BTreeSet::new(), BTreeMap::new(), None);
         let (persisted, signs) = (true, true);
-        Self { number, config, core, journal, events, sent, votes, power, persisted, ballots, inputs, signs }
+        let written = Vec::new();
+        Self { written, number, config, core, journal, events, sent, votes, power, persisted, ballots, inputs, signs }
     }
 
     /// Comes back with what its journal holds.
@@ -172,6 +183,12 @@ impl Node {
     /// A vote may be signed only if the journal holds it.
     fn note_record(&mut self, record: &[u8]) {
         let record: Record = codec::decode(record).unwrap();
+        self.written.push(match record.fact {
+            JournalFact::Taking { .. } => "taking",
+            JournalFact::Chunk { .. } => "chunk",
+            JournalFact::State { .. } => "state",
+            _ => "other",
+        });
         if let JournalFact::Voted { ballot } = record.fact {
             let vote = Vote { validator: node(self.number), statement: ballot.statement };
             self.ballots.insert(vote.digest(self.config.genesis.network()), ballot.statement);

@@ -2,9 +2,9 @@
 
 use neuroshard_core::ledger::Ledger;
 use neuroshard_core::ledger::light::{Advance, LightClient, LightError, NextSeats};
-use neuroshard_core::ledger::sync::{Assembly, CHUNK_BYTES_MAX, Chunk, ChunkError};
-use neuroshard_core::proto::chain::{Action, CertificateError, Seats};
-use neuroshard_core::proto::codec;
+use neuroshard_core::ledger::sync::{Assembly, CHUNK_BYTES_MAX, Chunk, ChunkError, Stretch};
+use neuroshard_core::proto::chain::{Action, CertificateError, Seats, StatePlace};
+use neuroshard_core::proto::{Hash, codec};
 
 use crate::world::{NEURO, World, amount, finalization, genesis, node, owner, params};
 
@@ -187,6 +187,31 @@ fn a_newcomer_puts_the_state_together_from_chunks_of_several_peers() {
     }
     assert_eq!(other.ledger.root(), world.ledger.root());
     assert_eq!(other.ledger.chunks().count(), world.ledger.chunks().count());
+}
+
+#[test]
+fn a_large_tree_is_asked_for_in_stretches_and_each_ends_where_the_next_begins() {
+    let names: Vec<String> = (0..3000).map(|n| format!("owner {n}")).collect();
+    let rich: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), NEURO)).collect();
+    let mut world = World::new(params(), &["founder"], &rich);
+    world.epochs(1);
+    let mut assembly = Assembly::new(world.blocks.last().unwrap().0.header);
+    assert!(assembly.stretches().is_empty(), "nothing is known before the modules");
+    assembly.accept(&world.ledger.chunk_at(&StatePlace::Modules).unwrap()).unwrap();
+    assert_eq!(world.ledger.chunk_at(&StatePlace::Block), None);
+    let mut open = assembly.stretches();
+    assert_eq!(open.iter().filter(|stretch| matches!(stretch.from, StatePlace::Accounts(_))).count(), 8);
+    let mut asked = 0;
+    while let Some(stretch) = open.pop() {
+        let chunk = world.ledger.chunk_at(&stretch.from).unwrap();
+        assembly.accept(&chunk).unwrap();
+        let elsewhere = Stretch { from: StatePlace::Frozen(Hash::default()), to: None };
+        assert_eq!(elsewhere.without(&chunk), Some(elsewhere), "a chunk takes nothing from another tree");
+        open.extend(stretch.without(&chunk));
+        asked += 1;
+    }
+    assert!((9..30).contains(&asked), "{asked}");
+    assert_eq!(assembly.finish().unwrap().root(), world.ledger.root());
 }
 
 #[test]

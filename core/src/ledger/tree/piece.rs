@@ -137,3 +137,60 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Piece<K, V> {
         if hash == *root { Ok(&self.entries) } else { Err(Disproved) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree of so many entries, all of whose paths begin with the bits 101.
+    fn leaning(entries: usize) -> Tree<u32, u64> {
+        let leans = |key: &u32| prefix(&path(key), 3).as_bytes().first() == Some(&0b1010_0000);
+        let mut tree = Tree::default();
+        (0..).filter(leans).take(entries).for_each(|key| {
+            tree.insert(key, u64::from(key));
+        });
+        tree.seal();
+        tree
+    }
+
+    #[test]
+    fn who_goes_from_piece_to_piece_by_path_meets_every_entry_once() {
+        for entries in [1, 512, 513, 2000] {
+            let tree = leaning(entries);
+            let (mut at, mut met, mut empty) = (Some(Hash::default()), 0, 0);
+            while let Some(place) = at {
+                let piece = tree.piece_at(&place);
+                assert!(piece.covers(&place) && piece.end().is_none_or(|end| end > place));
+                let entries = piece.check(&tree.root()).expect("a true piece");
+                met += entries.len();
+                empty += usize::from(entries.is_empty());
+                at = piece.end();
+            }
+            assert_eq!(met, entries);
+            assert!(empty > 0 || entries <= 512, "the branches beside 101 are proved empty");
+        }
+    }
+
+    #[test]
+    fn an_empty_piece_proves_nothing_where_something_hangs() {
+        let tree = leaning(600);
+        let somewhere = path(tree.nth(0).expect("an entry").0);
+        let honest = tree.piece_at(&somewhere);
+        let bare = Piece::<u32, u64> { entries: List::new(), ..honest };
+        assert_eq!(bare.check(&tree.root()), Err(Disproved));
+    }
+
+    #[test]
+    fn the_path_after_a_prefix_is_the_next_one_of_its_length() {
+        let of = |byte: u8| {
+            let mut path = [0; 32];
+            path[0] = byte;
+            Hash::from_bytes(path)
+        };
+        assert_eq!(after(&of(0), 0), None, "the whole tree has no end");
+        assert_eq!(after(&of(0b0100_0000), 2), Some(of(0b1000_0000)));
+        assert_eq!(after(&of(0b1100_0000), 2), None);
+        assert_eq!(after(&of(0b1100_0000), 3), Some(of(0b1110_0000)));
+        assert_eq!(after(&Hash::from_bytes([0xff; 32]), 256), None);
+    }
+}
