@@ -2,7 +2,7 @@
 
 use std::sync::{LazyLock, Mutex};
 
-use neuroshard_core::proto::chain::{Decided, StatePiece, StatePlace, Steps};
+use neuroshard_core::proto::chain::{StatePiece, StatePlace, Steps};
 use neuroshard_core::proto::codec;
 use neuroshard_core::proto::{Carried, Hash, Message, NodeId, Time};
 use neuroshard_core::{Event, JournalFact, PeerFault, Record};
@@ -116,7 +116,7 @@ fn who_took_the_state_gives_it_to_others_even_after_a_crash() {
     world.nodes[3] = Node::new(3, 4);
     world.nodes[3].run(now);
     let newest = newcomer(&world).core.decided_since(goal - 1).next().cloned().unwrap();
-    let what = Decided::clone(&newest);
+    let what = newest;
     world.say(NEWCOMER, &Message::Decided(Box::new(Carried { node: crate::world::node(NEWCOMER), what })));
     world.run(now.after_ms(20_000), |world| world.nodes[3].height() >= goal - 2);
     assert!(world.nodes[3].height() >= goal - 2 && taken(&world.nodes[3]).len() == 1);
@@ -223,7 +223,7 @@ fn an_older_state_is_taken_first_and_then_the_newer_one() {
     world.cut = [0, 1, 2].into();
     // Only the one that stayed behind is there, and tells of its newest block.
     let newest = world.nodes[3].core.decided_since(stale).next().cloned().unwrap();
-    let what = Decided::clone(&newest);
+    let what = newest;
     world.say(3, &Message::Decided(Box::new(Carried { node: node(3), what })));
     let from = world.now;
     world.run(from.after_ms(60_000), |world| newcomer(world).height() >= stale);
@@ -246,7 +246,7 @@ fn an_older_state_is_taken_first_and_then_the_newer_one() {
 #[test]
 fn a_crash_at_any_moment_of_the_taking_resumes_or_begins_anew() {
     let (mut resumed, mut moments) = (0, 0);
-    for power in (2..200).step_by(9) {
+    for power in (2..200).step_by(17) {
         let mut world = far_ahead();
         world.nodes[usize::from(NEWCOMER)].power = Some(power);
         let from = world.now;
