@@ -12,6 +12,7 @@ pub mod home;
 pub mod http;
 pub mod keys;
 pub mod metrics;
+pub mod net;
 pub mod network;
 pub mod node;
 pub mod peers;

@@ -11,7 +11,7 @@ use neuroshard_host::data::Embedded;
 use neuroshard_host::home::{Home, HomeError, Visit};
 use neuroshard_host::network::{Expected, Founding, Network, NetworkError, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, Report, Setup, Tap};
-use neuroshard_host::peers::NobodyElse;
+use neuroshard_host::peers::Link;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
 use neuroshard_host::worker::EngineFactory;
@@ -85,7 +85,7 @@ impl Scene {
             follower: Follower::new(status, LossScale::new(&self.network.manifest)),
             owner: self.home.keys.owner_id(),
             signer: Box::new(self.home.keys.signer()),
-            network: Box::new(NobodyElse),
+            link: Link::nobody_else(),
         };
         Node::new(setup).unwrap()
     }
