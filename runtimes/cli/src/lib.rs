@@ -67,6 +67,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
     let flags = match &cli.command {
         None => cli.run.settings(),
         Some(Command::Run(flags)) => flags.settings().or(cli.run.settings()),
+        Some(Command::Join(flags)) => flags.run.settings().or(cli.run.settings()),
         Some(Command::Doctor(flags)) => {
             Settings { adapter: flags.adapter.clone(), threads: flags.threads.map(usize::from), ..cli.run.settings() }
         }
@@ -79,7 +80,9 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
     let settings = Settings::gather(flags.or(cli.common.settings()), cli.common.config.as_deref())?;
     let log = Log::start(settings.log.as_deref())?;
     match &cli.command {
-        None | Some(Command::Run(_)) => run::run(runtime, &settings, &log),
+        None | Some(Command::Run(_)) => run::run(runtime, &settings, None, &log),
+        Some(Command::Join(flags)) => run::run(runtime, &settings, Some(&flags.door), &log),
+        Some(Command::Invite { days }) => commands::invite::invite(&settings, *days),
         Some(Command::Status) => commands::status::status(&settings),
         Some(Command::Doctor(_)) => commands::doctor::doctor(&settings),
         Some(Command::Params) => commands::params::params(&settings),
@@ -87,6 +90,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
             commands::data::pack(&settings, paths, out, *preset)
         }
         Some(Command::Keys(KeysCommand::Backup { file })) => commands::keys::backup(&settings, file),
+        Some(Command::Keys(KeysCommand::Founder)) => commands::keys::founder(&settings),
         Some(Command::Keys(KeysCommand::Restore { file })) => commands::keys::restore(&settings, file),
         Some(Command::Generate(flags)) => commands::generate::generate(&settings, flags),
         Some(Command::Export { dir, force }) => commands::exchange::export(&settings, dir, *force),

@@ -3,6 +3,7 @@
 pub mod agreed;
 pub mod api;
 pub mod clock;
+pub mod codes;
 pub mod data;
 pub mod directory;
 pub mod exchange;

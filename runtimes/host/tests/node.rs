@@ -49,7 +49,7 @@ impl Scene {
         let network = network.unwrap_or_else(|| {
             let (model, training) = toy();
             let text = text();
-            let (seed, founder) = (Hash::of_blob(b"seed"), home.founder());
+            let (seed, founders) = (Hash::of_blob(b"seed"), vec![home.founder()].try_into().unwrap());
             let (params, source) = (Params::DEFAULT, source(&text));
             let founding = Founding {
                 model,
@@ -57,7 +57,7 @@ impl Scene {
                 params,
                 seed,
                 source,
-                founder,
+                founders,
                 allocations: Default::default(),
                 first: None,
             };

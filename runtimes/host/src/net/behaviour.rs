@@ -135,6 +135,8 @@ fn kademlia(peer: libp2p::PeerId, network: NetworkId, listens: bool) -> kad::Beh
     config.set_record_filtering(kad::StoreInserts::FilterBoth);
     config.set_kbucket_inserts(kad::BucketInserts::Manual);
     config.set_query_timeout(Duration::from_secs(20));
+    // The hub looks around itself, when there is anybody to ask.
+    config.set_periodic_bootstrap_interval(None);
     let mut kad = kad::Behaviour::with_config(peer, MemoryStore::new(peer), config);
     // Who nobody can dial is no help in finding others.
     kad.set_mode(Some(if listens { kad::Mode::Server } else { kad::Mode::Client }));

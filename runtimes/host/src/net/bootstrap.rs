@@ -218,6 +218,19 @@ fn text(met: &BTreeMap<PeerId, Vec<Multiaddr>>) -> String {
     met.iter().map(whole).collect()
 }
 
+/// Why a dial failed, in words.
+pub(super) fn in_words(error: &DialError) -> String {
+    match error {
+        DialError::Transport(attempts) => match attempts.first() {
+            Some((_, error)) => root(error),
+            None => "there is no address".into(),
+        },
+        DialError::WrongPeerId { .. } => "another node answers there than the one that was named".into(),
+        DialError::LocalPeerId { .. } => "this is the node's own address".into(),
+        other => other.to_string(),
+    }
+}
+
 /// What is at the bottom of a transport's error, in words.
 pub(super) fn root(error: &libp2p::TransportError<std::io::Error>) -> String {
     match error {

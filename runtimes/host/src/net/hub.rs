@@ -18,10 +18,11 @@ use libp2p::{Multiaddr, PeerId, Stream, Swarm, identify, ping};
 use neuroshard_core::Topic;
 use neuroshard_proto::{NodeId, Reject};
 
-use super::behaviour::{Behaviour, BehaviourEvent};
+use super::behaviour::{BLOBS, Behaviour, BehaviourEvent};
 use super::board::{Board, Dropped, NetEvent, PeerStatus};
 use super::bootstrap::Bootstrap;
 use super::control::{self, Ear, Heard, Note, Outlet};
+use super::library::Library;
 use super::names::{self, Allegiance};
 use super::quota::{Conduct, Excluded, Misconduct, Quota};
 use super::streams::{NoStream, StreamEvent, Ticket};
@@ -40,12 +41,16 @@ const UNREACHED_MESSAGES_MAX: usize = 8;
 const PEERS_WANTED: usize = 8;
 /// Peers dialled in a tick to have them.
 const DIALS_A_TICK: usize = 2;
+/// How often the directory is asked for more peers while there are few.
+const LOOK_AROUND_TICKS: u64 = 60;
 /// Addresses of a peer that are taken from its own word.
 const ADDRESSES_A_PEER: usize = 8;
 /// Pings that may fail in a row.
 const PINGS_LOST_MAX: u32 = 3;
 /// How often gossip may report that a peer does not read, in seconds of its life.
 const UNREAD_MAX: u32 = 20;
+/// Streams on which a peer may ask for blobs at a time.
+const ASKING_MAX: usize = 4;
 /// How long connections have to end.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -76,6 +81,7 @@ pub(super) struct Hub<R> {
     pub(super) orders: async_channel::Receiver<Order>,
     pub(super) notes: (async_channel::Sender<Note>, async_channel::Receiver<Note>),
     pub(super) ear: Ear,
+    pub(super) library: Library,
     pub(super) board: Board,
     pub(super) bootstrap: Bootstrap,
     pub(super) state: State,
@@ -126,6 +132,8 @@ struct Peer {
     conduct: Conduct,
     /// Once it is known to be of this network.
     outlet: Option<Outlet>,
+    /// As many as streams on which it asks for blobs, and one more.
+    asking: Arc<()>,
     /// Closed when its messages are to be read no further.
     reading: Option<async_channel::Sender<()>>,
 }
@@ -387,6 +395,7 @@ impl<R: Runtime> Hub<R> {
                 self.on_ping(peer, result.ok());
             }
             SwarmEvent::NewListenAddr { address, .. } => {
+                self.show(Instant::now());
                 self.tell(NetEvent::Listening { address: address.to_string() });
             }
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => self.on_connected(peer_id, &endpoint),
@@ -426,6 +435,7 @@ impl<R: Runtime> Hub<R> {
             quota: Arc::new(Mutex::new(Quota::new(now))),
             conduct: Conduct::new(now),
             outlet: None,
+            asking: Arc::new(()),
             reading: None,
         });
     }
@@ -491,7 +501,7 @@ impl<R: Runtime> Hub<R> {
         match event {
             StreamEvent::Opened { ticket, stream } => self.answer(ticket, Ok(stream)),
             StreamEvent::Failed { ticket, why } => self.answer(ticket, Err(why)),
-            StreamEvent::Came { peer: id, protocol: _, stream } => {
+            StreamEvent::Came { peer: id, protocol, stream } => {
                 let Some(peer) = self.state.peers.get_mut(&id) else { return };
                 // A stream costs as much as a message, so that opening them over and over is a flood too.
                 let now = Instant::now();
@@ -502,6 +512,17 @@ impl<R: Runtime> Hub<R> {
                 };
                 if over {
                     return self.on_misconduct(id, Misconduct::Flood);
+                }
+                if protocol == BLOBS {
+                    let asking = Arc::clone(&peer.asking);
+                    if Arc::strong_count(&asking) > ASKING_MAX + 1 {
+                        return self.board.on_drop(Dropped::OverQuota);
+                    }
+                    let library = self.library.clone();
+                    return self.runtime.spawn(async move {
+                        library.serve(stream).await;
+                        drop(asking);
+                    });
                 }
                 // The newest stream counts: the peer opened it because the one before broke.
                 let (stop, stopped) = async_channel::bounded(1);
@@ -543,7 +564,12 @@ impl<R: Runtime> Hub<R> {
             return;
         }
         let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        let (alone, ticks) = (connected.is_empty(), self.state.ticks);
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
+        if !alone && ticks.is_multiple_of(LOOK_AROUND_TICKS) {
+            // Without anybody in its tables it has nothing to ask, which is no fault.
+            let _ = kad.bootstrap();
+        }
         let known = kad.kbuckets().flat_map(|bucket| {
             let peers: Vec<_> = bucket.iter().map(|entry| *entry.node.key.preimage()).collect();
             peers
@@ -579,7 +605,8 @@ impl<R: Runtime> Hub<R> {
             ping_us: peer.ping.map(micros),
             connected_ms: micros(now.saturating_duration_since(peer.since)) / 1000,
         });
-        let listening = self.swarm.listeners().map(Multiaddr::to_string).collect();
+        let listening = self.swarm.external_addresses().chain(self.swarm.listeners());
+        let listening = listening.map(Multiaddr::to_string).collect();
         self.board.set(listening, peers.collect(), self.state.excluded.count(now));
     }
 }

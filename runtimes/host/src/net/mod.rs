@@ -9,18 +9,25 @@
 //! | `verify` | signatures, on threads of their own |
 //! | [`quota`] | what a peer may cost, and what is done about misconduct |
 //! | `bootstrap` | whom to connect to |
+//! | [`outline`], `library`, `fetch` | blobs by their hash: checked, given, and got from several holders |
+//! | [`join`] | becoming a node of a network that exists |
 //! | [`board`] | events, status and numbers |
 //!
 //! The node's loop hands over what its core wants said and reads [`Heard`]. Both ways are bounded channels: what does not fit
 //! is dropped and counted, because nothing in the protocol depends on any one message.
 
+pub mod address;
 mod behaviour;
 pub mod board;
 mod bootstrap;
 mod control;
+mod fetch;
 mod hub;
+pub mod join;
+mod library;
 mod mux;
 pub mod names;
+pub mod outline;
 pub mod quota;
 mod streams;
 mod tcp;
@@ -30,6 +37,7 @@ mod verify;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use libp2p::Multiaddr;
@@ -42,10 +50,12 @@ use self::bootstrap::Bootstrap;
 use self::control::Ear;
 pub use self::control::Heard;
 use self::hub::{Hub, Order, State};
+use self::library::Library;
 use self::verify::{Room, Verifier};
 use crate::keys::Keys;
 use crate::peers::{Link, Network};
 use crate::runtime::Runtime;
+use crate::store::Store;
 
 /// Orders of the node that wait for the network.
 const ORDERS_MAX: usize = 256;
@@ -68,6 +78,16 @@ pub struct Wishes {
     pub announce: Vec<Multiaddr>,
     /// Where the addresses of peers are kept.
     pub peers_file: Option<PathBuf>,
+}
+
+/// What a node gives to those who join.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub network: NetworkId,
+    /// [`crate::network::Network::to_file`].
+    pub file: Vec<u8>,
+    /// Blobs are given to whoever knows their hash.
+    pub store: Arc<Store>,
 }
 
 /// Why there is no network.
@@ -117,12 +137,8 @@ impl Net {
     ///
     /// # Errors
     /// If an address cannot be listened on or is no address.
-    pub fn start(
-        runtime: &impl Runtime,
-        keys: &Keys,
-        network: NetworkId,
-        wishes: &Wishes,
-    ) -> Result<(Self, Link), NetError> {
+    pub fn start(runtime: &impl Runtime, keys: &Keys, facts: Facts, wishes: &Wishes) -> Result<(Self, Link), NetError> {
+        let network = facts.network;
         if let Some(address) = wishes.connect.iter().find(|address| !tcp::is_dialable(address)) {
             return Err(NetError::Address { address: address.clone() });
         }
@@ -141,13 +157,15 @@ impl Net {
         let (sender, orders) = async_channel::bounded(ORDERS_MAX);
         let (heard_sender, heard) = async_channel::bounded(HEARD_MAX);
         let verifier = Verifier::start().map_err(NetError::Thread)?;
+        let library = Library::start(facts.store, facts.file).map_err(NetError::Thread)?;
         let room = Room::new(HEARD_BYTES_MAX);
         let ear = Ear { network, heard: heard_sender, room, verifier, board: board.clone() };
         let bootstrap = Bootstrap::new(&wishes.connect, wishes.peers_file.clone(), *swarm.local_peer_id());
         let notes = async_channel::bounded(NOTES_MAX);
         let (board_here, runtime_here) = (board.clone(), runtime.clone());
         let state = State::new();
-        let hub = Hub { runtime: runtime_here, swarm, orders, notes, ear, board: board_here, bootstrap, state };
+        let hub =
+            Hub { runtime: runtime_here, swarm, orders, notes, ear, library, board: board_here, bootstrap, state };
         let (end, ended) = async_channel::bounded(1);
         runtime.spawn(async move {
             hub.run().await;

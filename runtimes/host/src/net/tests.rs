@@ -16,7 +16,9 @@ use neuroshard_proto::{Amount, Hash, Heartbeat, Message, NodeId, OwnerId, Reject
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::streams::StreamEvent;
 use super::*;
+use crate::directory::DataDirectory;
 use crate::net::quota::Misconduct;
+use crate::store::Opening;
 
 /// What takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +65,8 @@ fn network() -> NetworkId {
 
 /// A node's network, without the node.
 struct Node {
+    scratch: tempfile::TempDir,
+    store: Arc<Store>,
     keys: Keys,
     net: Net,
     link: Link,
@@ -77,8 +81,12 @@ impl Node {
             connect: connect.iter().copied().cloned().collect(),
             ..Wishes::default()
         };
-        let (net, link) = Net::start(runtime, &keys, network, &wishes).unwrap();
-        let mut node = Self { keys, net, link, address: Multiaddr::empty() };
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(scratch.path()).unwrap();
+        let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, 1 << 30).unwrap());
+        let facts = Facts { network, file: b"the facts".to_vec(), store: Arc::clone(&store) };
+        let (net, link) = Net::start(runtime, &keys, facts, &wishes).unwrap();
+        let mut node = Self { scratch, store, keys, net, link, address: Multiaddr::empty() };
         let NetEvent::Listening { address } = node.event(|event| matches!(event, NetEvent::Listening { .. })) else {
             unreachable!()
         };

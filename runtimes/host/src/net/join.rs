@@ -1,0 +1,294 @@
+//! Becoming a node of a network that exists: its genesis, manifest and data, from nodes that have them.
+//!
+//! What comes is checked before it is kept: the genesis against the hash that an invite names, the manifest against the genesis,
+//! each shard against the manifest. The network's file is written last, so a join that breaks off is simply begun again, and what
+//! came before is not fetched twice.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use futures::StreamExt as _;
+use futures_lite::FutureExt as _;
+use libp2p::swarm::SwarmEvent;
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::{Multiaddr, PeerId, Swarm, identify};
+use neuroshard_proto::{Hash, NetworkId, WIRE_VERSION};
+
+use super::behaviour::{self, Behaviour, BehaviourEvent};
+use super::board::Board;
+use super::bootstrap;
+use super::control::Note;
+use super::fetch::{self, FetchFault};
+use super::names::{self, Allegiance};
+use super::streams::StreamEvent;
+use crate::home::Home;
+use crate::network::{FILE_BYTES_MAX, Network, NetworkError};
+use crate::runtime::Runtime;
+use crate::store::{ByteCount, StoreError};
+
+/// How long to look for a node that answers.
+const LOOKING: Duration = Duration::from_secs(20);
+/// How long to wait for more of them once one does.
+const MORE: Duration = Duration::from_millis(500);
+/// Streams that tasks ask for.
+const NOTES_MAX: usize = 64;
+
+/// Which network, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The hash of its genesis, if it is known; otherwise any is taken.
+    pub network: Option<NetworkId>,
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// Why there was no joining.
+#[derive(Debug)]
+pub enum JoinError {
+    /// No address led to a node that can be talked to: what happened at each.
+    NobodyThere {
+        attempts: Vec<(String, String)>,
+    },
+    /// What nodes gave for the network's facts was of no use: what each did.
+    NoFacts {
+        attempts: Vec<(PeerId, String)>,
+    },
+    /// None of the nodes gave this blob.
+    NoBlob {
+        hash: Hash,
+        attempts: Vec<(PeerId, FetchFault)>,
+    },
+    /// The weights that the network began with are with nobody any more.
+    Store(StoreError),
+    Network(NetworkError),
+    /// The parts of the network do not go together: a mistake in this program.
+    Assembly {
+        why: String,
+    },
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NobodyThere { attempts } => {
+                f.write_str("the network cannot be joined, because no node of it can be reached")?;
+                for (address, why) in attempts {
+                    write!(f, "\n  {address}: {why}")?;
+                }
+                f.write_str(
+                    "\nCheck that the node runs with --listen, that the address is right, and that no firewall or router is in \
+                     between; `neuroshard doctor --network` looks from this side.",
+                )
+            }
+            Self::NoFacts { attempts } => {
+                f.write_str("the network cannot be joined")?;
+                attempts.iter().try_for_each(|(_, why)| write!(f, "\n  {why}"))
+            }
+            Self::NoBlob { hash, attempts } => {
+                write!(f, "blob {hash:.16} of the network's data could not be fetched")?;
+                for (peer, why) in attempts {
+                    match names::node_of(peer) {
+                        Some(node) => write!(f, "\n  {node:.16}: {why}")?,
+                        None => write!(f, "\n  {peer}: {why}")?,
+                    }
+                }
+                f.write_str("\nWhat came before is kept: join again to go on.")
+            }
+            Self::Store(error) => error.fmt(f),
+            Self::Network(error) => error.fmt(f),
+            Self::Assembly { why } => write!(f, "this program broke its own rule, please report it: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+/// Joins a network: afterwards the data directory holds it as if it had been founded there. `progress` hears how many
+/// bytes of how many are here.
+///
+/// # Errors
+/// If nobody can be reached, or nobody has what is needed, or it does not fit on the disk.
+pub async fn join(
+    runtime: &impl Runtime,
+    home: &Home,
+    target: &Target,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Network, JoinError> {
+    let key = home.keys.network_identity();
+    let swarm = behaviour::swarm(runtime, &key, None, false, &Board::default());
+    let swarm = swarm.map_err(|why| JoinError::Assembly { why })?;
+    let mut guest =
+        Guest { swarm, notes: async_channel::bounded(NOTES_MAX), opening: BTreeMap::new(), network: target.network };
+    let peers = guest.look_for(&target.addresses).await?;
+    let notes = guest.notes.0.clone();
+    let work = async {
+        let network = facts(&notes, &peers, target.network).await?;
+        fetch_all(&notes, &peers, home, &network, progress).await?;
+        Ok(network)
+    };
+    let network = guest.drive_while(work).await?;
+    network.write(home.paths()).map_err(JoinError::Network)?;
+    Ok(network)
+}
+
+/// The network's facts from the first peer that has the right ones.
+async fn facts(
+    notes: &async_channel::Sender<Note>,
+    peers: &[PeerId],
+    wanted: Option<NetworkId>,
+) -> Result<Network, JoinError> {
+    let mut attempts = Vec::new();
+    for peer in peers {
+        let why = match fetch::network_file(notes, *peer, FILE_BYTES_MAX).await {
+            Err(fault) => fault.to_string(),
+            Ok(file) => match Network::from_file(&file) {
+                Err(why) => format!("the genesis that the node gave cannot be used: {why}"),
+                Ok(network) => match wanted.filter(|wanted| *wanted != network.genesis.network()) {
+                    None => return Ok(network),
+                    Some(wanted) => format!(
+                        "the node is of network {:.16}, the invite is to {wanted:.16}: it is not the network that it was \
+                         when the invite was written, or somebody else answers at its address",
+                        network.genesis.network()
+                    ),
+                },
+            },
+        };
+        attempts.push((*peer, why));
+    }
+    Err(JoinError::NoFacts { attempts })
+}
+
+/// Every blob that a new node needs: the data shards, and the weights that the network began with if there are any.
+async fn fetch_all(
+    notes: &async_channel::Sender<Note>,
+    peers: &[PeerId],
+    home: &Home,
+    network: &Network,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), JoinError> {
+    let shards = network.manifest.shards.iter().map(|shard| (shard.hash, 2 * u64::from(shard.tokens)));
+    let state_bytes = network.genesis.model.state_bytes();
+    let first = network.genesis.first.iter().flat_map(|first| first.layers.iter());
+    let first = first.flat_map(|layer| [(layer.weights, state_bytes), (layer.moments, state_bytes)]);
+    let of: u64 = shards.clone().map(|(_, bytes)| bytes).sum();
+    let mut done = 0;
+    progress(done, of);
+    for (hash, bytes) in shards.chain(first) {
+        if !home.store.contains(&hash).map_err(JoinError::Store)? {
+            let blob = fetch::blob(notes, peers, hash, bytes).await;
+            let blob = blob.map_err(|attempts| JoinError::NoBlob { hash, attempts })?;
+            home.store.put(&blob).map_err(JoinError::Store)?;
+        }
+        done = (done + bytes).min(of);
+        progress(done, of);
+    }
+    tracing::info!(bytes = %ByteCount(of), "the network's data is here");
+    Ok(())
+}
+
+/// The smallest part in a network: it asks, and is asked nothing.
+struct Guest {
+    swarm: Swarm<Behaviour>,
+    notes: (async_channel::Sender<Note>, async_channel::Receiver<Note>),
+    opening: BTreeMap<super::streams::Ticket, async_channel::Sender<Result<libp2p::Stream, super::streams::NoStream>>>,
+    network: Option<NetworkId>,
+}
+
+impl Guest {
+    /// Connects to all addresses; returns the peers that are of the right kind.
+    async fn look_for(&mut self, addresses: &[Multiaddr]) -> Result<Vec<PeerId>, JoinError> {
+        let mut attempts: Vec<(String, String)> = Vec::new();
+        let mut dialled = Vec::new();
+        for address in addresses {
+            let (address, peer) = bootstrap::split(address.clone());
+            let options = match peer {
+                Some(peer) => DialOpts::peer_id(peer).addresses(vec![address.clone()]).build(),
+                None => DialOpts::unknown_peer_id().address(address.clone()).build(),
+            };
+            let connection = options.connection_id();
+            match self.swarm.dial(options) {
+                Ok(()) => dialled.push((connection, address)),
+                Err(error) => attempts.push((address.to_string(), bootstrap::in_words(&error))),
+            }
+        }
+        let mut peers = Vec::new();
+        let mut until = Instant::now() + LOOKING;
+        while !dialled.is_empty() {
+            let event = async { Some(self.swarm.select_next_some().await) };
+            let late = async {
+                Timer::at(until).await;
+                None
+            };
+            let Some(event) = event.or(late).await else { break };
+            match event {
+                SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                    if let Some(place) = dialled.iter().position(|(id, _)| *id == connection_id) {
+                        let (_, address) = dialled.swap_remove(place);
+                        attempts.push((address.to_string(), bootstrap::in_words(&error)));
+                    }
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    connection_id,
+                    peer_id,
+                    info,
+                })) => {
+                    let Some(place) = dialled.iter().position(|(id, _)| *id == connection_id) else { continue };
+                    let (_, address) = dialled.swap_remove(place);
+                    match useless(&info.protocol_version, self.network) {
+                        None => {
+                            peers.push(peer_id);
+                            until = until.min(Instant::now() + MORE);
+                        }
+                        Some(why) => attempts.push((address.to_string(), why)),
+                    }
+                }
+                _ => {}
+            }
+        }
+        attempts.extend(dialled.iter().map(|(_, address)| (address.to_string(), "nobody answers".to_owned())));
+        peers.dedup();
+        if peers.is_empty() { Err(JoinError::NobodyThere { attempts }) } else { Ok(peers) }
+    }
+
+    /// Keeps the swarm going while something is done over it.
+    async fn drive_while<T>(mut self, work: impl Future<Output = T>) -> T {
+        let drive = async {
+            loop {
+                let Self { swarm, notes, opening, .. } = &mut self;
+                let note = async { Ok(notes.1.recv().await) };
+                let event = async { Err(swarm.select_next_some().await) };
+                match note.or(event).await {
+                    Ok(Ok(Note::Open { peer, protocol, answer })) => {
+                        let ticket = swarm.behaviour_mut().streams.open(peer, protocol);
+                        opening.insert(ticket, answer);
+                    }
+                    Err(SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamEvent::Opened { ticket, stream }))) => {
+                        opening.remove(&ticket).map(|answer| answer.try_send(Ok(stream)));
+                    }
+                    Err(SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamEvent::Failed { ticket, why }))) => {
+                        opening.remove(&ticket).map(|answer| answer.try_send(Err(why)));
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        };
+        work.or(drive).await
+    }
+}
+
+/// Why a node with this banner cannot be joined.
+fn useless(banner: &str, network: Option<NetworkId>) -> Option<String> {
+    match names::allegiance(banner, network) {
+        Allegiance::Ours => None,
+        Allegiance::Guest => Some("a node that is about to join itself answers there".into()),
+        Allegiance::Stranger => Some("what answers there is no NeuroShard node".into()),
+        Allegiance::OtherWire { theirs } => Some(format!(
+            "the node speaks wire version {theirs}, this program speaks {WIRE_VERSION}: the older of the two must be updated"
+        )),
+        Allegiance::OtherNetwork { theirs } => Some(format!(
+            "the node there is of network {theirs:.16}, which is not the one of the invite: ask for a new one"
+        )),
+    }
+}
