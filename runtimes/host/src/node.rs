@@ -248,7 +248,8 @@ impl Node {
         let on_report = move |report| drop(scribe_reports.send_blocking(Incoming::Scribe(report)));
         let scribe = Scribe::start(Arc::clone(&store), on_report).map_err(NodeError::Thread)?;
         let (reports, receiver) = Reports::new();
-        let (metrics, agreed, follower) = (Metrics::default(), Agreed::new(&core, owner), Mutex::new(follower));
+        let (metrics, agreed) = (Metrics::new(board.clone()), Agreed::new(&core, owner));
+        let follower = Mutex::new(follower);
         let live = Arc::new(Live { metrics, clock, store, follower, agreed, board });
         let saved = core.saved_states().last().map(|state| state.snapshot.step);
         let node = Self {

@@ -30,8 +30,8 @@ use crate::runtime::Runtime;
 pub(super) const CONNECTIONS_MAX: u32 = 96;
 const INBOUND_MAX: u32 = 64;
 const PER_PEER_MAX: u32 = 2;
-/// Handshakes under way.
-const PENDING_MAX: u32 = 32;
+/// Handshakes under way: more than one address may have (see `tcp`), so that none takes them all.
+const PENDING_MAX: u32 = 64;
 /// How long a connection may take to be negotiated.
 const NEGOTIATION: Duration = Duration::from_secs(10);
 /// How long a gossiped message is known; see the module.

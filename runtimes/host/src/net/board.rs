@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use neuroshard_proto::NodeId;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use serde::{Deserialize, Serialize};
 
 use super::quota::Misconduct;
@@ -170,6 +175,33 @@ impl Board {
     }
 }
 
+impl Collector for Board {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let NetStatus { peers, excluded, bytes_in, bytes_out, messages_in, messages_out, dropped, cut_off, .. } =
+            self.status();
+        let gauges =
+            [("net_peers", "Connected peers", peers.len() as u64), ("net_excluded", "Peers kept out", excluded)];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let ways = |incoming, outgoing| [("in".to_owned(), incoming), ("out".to_owned(), outgoing)].into();
+        let families: [(&str, &str, &str, BTreeMap<String, u64>); 4] = [
+            ("net_bytes", "Bytes on connections, by direction", "direction", ways(bytes_in, bytes_out)),
+            ("net_messages", "Messages, by direction", "direction", ways(messages_in, messages_out)),
+            ("net_dropped", "Messages that went no further, by reason", "reason", dropped),
+            ("net_cut_off", "Peers sent away, by reason", "reason", cut_off),
+        ];
+        for (name, help, label, values) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (value, count) in values {
+                ConstCounter::new(count).encode(family.encode_family(&[(label, value)])?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for NetEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -187,6 +219,7 @@ impl fmt::Display for NetEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn what_is_dropped_is_counted_by_reason() {
@@ -198,5 +231,15 @@ mod tests {
         let status = board.status();
         assert_eq!(status.dropped, [("no listener".into(), 2), ("no way".into(), 1)].into());
         assert_eq!(status.cut_off, [("flood".into(), 1)].into());
+        board.on_bytes(3, 5);
+        let text = Metrics::new(Some(board)).text();
+        for line in [
+            "neuroshard_net_peers 0",
+            "neuroshard_net_bytes_total{direction=\"out\"} 5",
+            "neuroshard_net_dropped_total{reason=\"no listener\"} 2",
+            "neuroshard_net_cut_off_total{reason=\"flood\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");
+        }
     }
 }

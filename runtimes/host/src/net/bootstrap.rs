@@ -218,6 +218,20 @@ fn text(met: &BTreeMap<PeerId, Vec<Multiaddr>>) -> String {
     met.iter().map(whole).collect()
 }
 
+/// Whether a dial failed for a reason that may be gone in a moment: not if nobody listens there, or somebody else.
+pub(super) fn may_pass(error: &DialError) -> bool {
+    let DialError::Transport(attempts) = error else { return false };
+    attempts.iter().any(|(_, error)| match error {
+        libp2p::TransportError::MultiaddrNotSupported(_) => false,
+        libp2p::TransportError::Other(error) => {
+            let errors =
+                std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+            let mut kinds = errors.filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+            !kinds.any(|kind| matches!(kind, std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound))
+        }
+    })
+}
+
 /// Why a dial failed, in words.
 pub(super) fn in_words(error: &DialError) -> String {
     match error {

@@ -4,6 +4,7 @@
 //! endian, and an envelope. The reader takes one frame at a time, and the next only after this one went to the node's loop:
 //! who sends faster than it is heard is slowed down by its own connection.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use neuroshard_proto::{NetworkId, NodeId, Reject, Verified};
 
 use super::board::{Board, Dropped, NetEvent};
 use super::quota::{Misconduct, Quota};
-use super::streams::NoStream;
+use super::streams::{NoStream, Streams, Ticket};
 use super::verify::{Held, Looked, Room, Verifier};
 
 /// Messages that wait for a peer.
@@ -47,6 +48,31 @@ pub(super) enum Note {
     Misconduct { peer: PeerId, what: Misconduct },
     /// A task wants a stream to a peer.
     Open { peer: PeerId, protocol: StreamProtocol, answer: async_channel::Sender<Result<Stream, NoStream>> },
+}
+
+/// Streams that tasks wait for.
+#[derive(Debug, Default)]
+pub(super) struct Opening(BTreeMap<Ticket, async_channel::Sender<Result<Stream, NoStream>>>);
+
+impl Opening {
+    /// Asks for a stream; the answer goes to the task.
+    pub(super) fn ask(
+        &mut self,
+        streams: &mut Streams,
+        peer: PeerId,
+        protocol: StreamProtocol,
+        answer: async_channel::Sender<Result<Stream, NoStream>>,
+    ) {
+        self.0.insert(streams.open(peer, protocol), answer);
+    }
+
+    /// An answer came.
+    pub(super) fn answer(&mut self, ticket: Ticket, result: Result<Stream, NoStream>) {
+        if let Some(answer) = self.0.remove(&ticket) {
+            // Who asked may have left.
+            let _ = answer.try_send(result);
+        }
+    }
 }
 
 /// Where what is heard goes.

@@ -14,18 +14,18 @@ use libp2p::core::ConnectedPoint;
 use libp2p::gossipsub::{self, MessageAcceptance, MessageId, PublishError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Stream, Swarm, identify, ping};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
 use neuroshard_core::Topic;
 use neuroshard_proto::{NodeId, Reject};
 
 use super::behaviour::{BLOBS, Behaviour, BehaviourEvent};
 use super::board::{Board, Dropped, NetEvent, PeerStatus};
 use super::bootstrap::Bootstrap;
-use super::control::{self, Ear, Heard, Note, Outlet};
+use super::control::{self, Ear, Heard, Note, Opening, Outlet};
 use super::library::Library;
 use super::names::{self, Allegiance};
 use super::quota::{Conduct, Excluded, Misconduct, Quota};
-use super::streams::{NoStream, StreamEvent, Ticket};
+use super::streams::StreamEvent;
 use super::tcp;
 use super::verify::{Looked, Room};
 use crate::runtime::Runtime;
@@ -94,7 +94,7 @@ pub(super) struct State {
     greeting: Option<Arc<Vec<u8>>>,
     outgoing: Room,
     verdicts: FuturesUnordered<Pin<Box<dyn Future<Output = Verdict> + Send>>>,
-    opening: BTreeMap<Ticket, async_channel::Sender<Result<Stream, NoStream>>>,
+    opening: Opening,
     /// What waits for a connection.
     unreached: BTreeMap<PeerId, VecDeque<Arc<Vec<u8>>>>,
     tick: Timer,
@@ -109,7 +109,7 @@ impl State {
             greeting: None,
             outgoing: Room::new(OUTGOING_BYTES_MAX),
             verdicts: FuturesUnordered::new(),
-            opening: BTreeMap::new(),
+            opening: Opening::default(),
             unreached: BTreeMap::new(),
             tick: Timer::interval(TICK),
             ticks: 0,
@@ -277,8 +277,8 @@ impl<R: Runtime> Hub<R> {
         match note {
             Note::Misconduct { peer, what } => self.on_misconduct(peer, what),
             Note::Open { peer, protocol, answer } => {
-                let ticket = self.swarm.behaviour_mut().streams.open(peer, protocol);
-                self.state.opening.insert(ticket, answer);
+                let streams = &mut self.swarm.behaviour_mut().streams;
+                self.state.opening.ask(streams, peer, protocol, answer);
             }
         }
     }
@@ -499,8 +499,8 @@ impl<R: Runtime> Hub<R> {
 
     fn on_stream(&mut self, event: StreamEvent) {
         match event {
-            StreamEvent::Opened { ticket, stream } => self.answer(ticket, Ok(stream)),
-            StreamEvent::Failed { ticket, why } => self.answer(ticket, Err(why)),
+            StreamEvent::Opened { ticket, stream } => self.state.opening.answer(ticket, Ok(stream)),
+            StreamEvent::Failed { ticket, why } => self.state.opening.answer(ticket, Err(why)),
             StreamEvent::Came { peer: id, protocol, stream } => {
                 let Some(peer) = self.state.peers.get_mut(&id) else { return };
                 // A stream costs as much as a message, so that opening them over and over is a flood too.
@@ -531,13 +531,6 @@ impl<R: Runtime> Hub<R> {
                 let (ear, notes) = (self.ear.clone(), self.notes.0.clone());
                 self.runtime.spawn(control::read(id, node, stream, quota, ear, notes, stopped));
             }
-        }
-    }
-
-    fn answer(&mut self, ticket: Ticket, result: Result<Stream, NoStream>) {
-        if let Some(answer) = self.state.opening.remove(&ticket) {
-            // Who asked may have left.
-            let _ = answer.try_send(result);
         }
     }
 

@@ -4,7 +4,6 @@
 //! each shard against the manifest. The network's file is written last, so a join that breaks off is simply begun again, and what
 //! came before is not fetched twice.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -12,19 +11,20 @@ use std::time::{Duration, Instant};
 use async_io::Timer;
 use futures::StreamExt as _;
 use futures_lite::FutureExt as _;
-use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify};
 use neuroshard_proto::{Hash, NetworkId, WIRE_VERSION};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::board::Board;
 use super::bootstrap;
-use super::control::Note;
+use super::control::{Note, Opening};
 use super::fetch::{self, FetchFault};
 use super::names::{self, Allegiance};
 use super::streams::StreamEvent;
 use crate::home::Home;
+use crate::keys::Keys;
 use crate::network::{FILE_BYTES_MAX, Network, NetworkError};
 use crate::runtime::Runtime;
 use crate::store::{ByteCount, StoreError};
@@ -33,6 +33,8 @@ use crate::store::{ByteCount, StoreError};
 const LOOKING: Duration = Duration::from_secs(20);
 /// How long to wait for more of them once one does.
 const MORE: Duration = Duration::from_millis(500);
+/// Wait before an address is dialled again.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Streams that tasks ask for.
 const NOTES_MAX: usize = 64;
 
@@ -116,11 +118,7 @@ pub async fn join(
     target: &Target,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Network, JoinError> {
-    let key = home.keys.network_identity();
-    let swarm = behaviour::swarm(runtime, &key, None, false, &Board::default());
-    let swarm = swarm.map_err(|why| JoinError::Assembly { why })?;
-    let mut guest =
-        Guest { swarm, notes: async_channel::bounded(NOTES_MAX), opening: BTreeMap::new(), network: target.network };
+    let mut guest = Guest::new(runtime, &home.keys, target.network)?;
     let peers = guest.look_for(&target.addresses).await?;
     let notes = guest.notes.0.clone();
     let work = async {
@@ -189,57 +187,66 @@ async fn fetch_all(
 }
 
 /// The smallest part in a network: it asks, and is asked nothing.
-struct Guest {
+pub(super) struct Guest {
     swarm: Swarm<Behaviour>,
-    notes: (async_channel::Sender<Note>, async_channel::Receiver<Note>),
-    opening: BTreeMap<super::streams::Ticket, async_channel::Sender<Result<libp2p::Stream, super::streams::NoStream>>>,
+    pub(super) notes: (async_channel::Sender<Note>, async_channel::Receiver<Note>),
+    opening: Opening,
     network: Option<NetworkId>,
 }
 
 impl Guest {
+    pub(super) fn new(runtime: &impl Runtime, keys: &Keys, network: Option<NetworkId>) -> Result<Self, JoinError> {
+        let swarm = behaviour::swarm(runtime, &keys.network_identity(), None, false, &Board::default());
+        let swarm = swarm.map_err(|why| JoinError::Assembly { why })?;
+        Ok(Self { swarm, notes: async_channel::bounded(NOTES_MAX), opening: Opening::default(), network })
+    }
+
     /// Connects to all addresses; returns the peers that are of the right kind.
-    async fn look_for(&mut self, addresses: &[Multiaddr]) -> Result<Vec<PeerId>, JoinError> {
+    pub(super) async fn look_for(&mut self, addresses: &[Multiaddr]) -> Result<Vec<PeerId>, JoinError> {
         let mut attempts: Vec<(String, String)> = Vec::new();
         let mut dialled = Vec::new();
-        for address in addresses {
-            let (address, peer) = bootstrap::split(address.clone());
-            let options = match peer {
-                Some(peer) => DialOpts::peer_id(peer).addresses(vec![address.clone()]).build(),
-                None => DialOpts::unknown_peer_id().address(address.clone()).build(),
-            };
-            let connection = options.connection_id();
-            match self.swarm.dial(options) {
-                Ok(()) => dialled.push((connection, address)),
-                Err(error) => attempts.push((address.to_string(), bootstrap::in_words(&error))),
-            }
-        }
+        // Addresses to be dialled again: a node may be busy, or just starting.
+        let mut again: Vec<(Instant, Multiaddr)> = Vec::new();
+        addresses.iter().for_each(|address| self.dial(address.clone(), &mut dialled, &mut attempts));
         let mut peers = Vec::new();
         let mut until = Instant::now() + LOOKING;
-        while !dialled.is_empty() {
+        while !dialled.is_empty() || !again.is_empty() {
             let event = async { Some(self.swarm.select_next_some().await) };
+            let wake = again.iter().map(|(at, _)| *at).min().map_or(until, |at| at.min(until));
             let late = async {
-                Timer::at(until).await;
+                Timer::at(wake).await;
                 None
             };
-            let Some(event) = event.or(late).await else { break };
+            let event = event.or(late).await;
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            for (_, address) in again.extract_if(.., |(at, _)| *at <= now) {
+                self.dial(address, &mut dialled, &mut attempts);
+            }
             match event {
-                SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                Some(SwarmEvent::OutgoingConnectionError { connection_id, error, .. }) => {
                     if let Some(place) = dialled.iter().position(|(id, _)| *id == connection_id) {
                         let (_, address) = dialled.swap_remove(place);
-                        attempts.push((address.to_string(), bootstrap::in_words(&error)));
+                        if bootstrap::may_pass(&error) && peers.is_empty() {
+                            again.push((now + AGAIN, address));
+                        } else {
+                            attempts.push((address.to_string(), bootstrap::in_words(&error)));
+                        }
                     }
                 }
-                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                Some(SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                     connection_id,
                     peer_id,
                     info,
-                })) => {
+                }))) => {
                     let Some(place) = dialled.iter().position(|(id, _)| *id == connection_id) else { continue };
                     let (_, address) = dialled.swap_remove(place);
                     match useless(&info.protocol_version, self.network) {
                         None => {
                             peers.push(peer_id);
-                            until = until.min(Instant::now() + MORE);
+                            until = until.min(now + MORE);
                         }
                         Some(why) => attempts.push((address.to_string(), why)),
                     }
@@ -247,13 +254,34 @@ impl Guest {
                 _ => {}
             }
         }
-        attempts.extend(dialled.iter().map(|(_, address)| (address.to_string(), "nobody answers".to_owned())));
+        let silent =
+            dialled.into_iter().map(|(_, address)| address).chain(again.into_iter().map(|(_, address)| address));
+        attempts.extend(silent.map(|address| (address.to_string(), "nobody answers".to_owned())));
+        peers.sort_unstable();
         peers.dedup();
         if peers.is_empty() { Err(JoinError::NobodyThere { attempts }) } else { Ok(peers) }
     }
 
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        dialled: &mut Vec<(ConnectionId, Multiaddr)>,
+        attempts: &mut Vec<(String, String)>,
+    ) {
+        let (address, peer) = bootstrap::split(address);
+        let options = match peer {
+            Some(peer) => DialOpts::peer_id(peer).addresses(vec![address.clone()]).build(),
+            None => DialOpts::unknown_peer_id().address(address.clone()).build(),
+        };
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => dialled.push((connection, address)),
+            Err(error) => attempts.push((address.to_string(), bootstrap::in_words(&error))),
+        }
+    }
+
     /// Keeps the swarm going while something is done over it.
-    async fn drive_while<T>(mut self, work: impl Future<Output = T>) -> T {
+    pub(super) async fn drive_while<T>(mut self, work: impl Future<Output = T>) -> T {
         let drive = async {
             loop {
                 let Self { swarm, notes, opening, .. } = &mut self;
@@ -261,14 +289,13 @@ impl Guest {
                 let event = async { Err(swarm.select_next_some().await) };
                 match note.or(event).await {
                     Ok(Ok(Note::Open { peer, protocol, answer })) => {
-                        let ticket = swarm.behaviour_mut().streams.open(peer, protocol);
-                        opening.insert(ticket, answer);
+                        opening.ask(&mut swarm.behaviour_mut().streams, peer, protocol, answer);
                     }
                     Err(SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamEvent::Opened { ticket, stream }))) => {
-                        opening.remove(&ticket).map(|answer| answer.try_send(Ok(stream)));
+                        opening.answer(ticket, Ok(stream));
                     }
                     Err(SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamEvent::Failed { ticket, why }))) => {
-                        opening.remove(&ticket).map(|answer| answer.try_send(Err(why)));
+                        opening.answer(ticket, Err(why));
                     }
                     Ok(_) | Err(_) => {}
                 }

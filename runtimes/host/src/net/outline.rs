@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn blob(length: usize) -> Vec<u8> {
-        (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+        (0..length as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::board::Board;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that one address may have here at a time. On this machine itself a swarm of nodes may run.
 const INBOUND_MAX: u32 = 16;
-const INBOUND_LOCAL_MAX: u32 = 256;
+const INBOUND_LOCAL_MAX: u32 = 48;
 /// How long to wait after the system could not accept: it has no more file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// How often the machine's own addresses are looked up, for listeners on all of them.

@@ -1,5 +1,7 @@
 //! Real connections over loopback, among honest nodes and with peers that break the rules.
 
+mod blobs;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::thread;
@@ -65,7 +67,7 @@ fn network() -> NetworkId {
 
 /// A node's network, without the node.
 struct Node {
-    scratch: tempfile::TempDir,
+    _scratch: tempfile::TempDir,
     store: Arc<Store>,
     keys: Keys,
     net: Net,
@@ -75,6 +77,11 @@ struct Node {
 
 impl Node {
     fn start(runtime: &Pool, network: NetworkId, connect: &[&Multiaddr]) -> Self {
+        Self::with_file(runtime, network, b"the facts".to_vec(), connect)
+    }
+
+    /// A node that gives this file to those who join.
+    fn with_file(runtime: &Pool, network: NetworkId, file: Vec<u8>, connect: &[&Multiaddr]) -> Self {
         let keys = Keys::generate().unwrap();
         let wishes = Wishes {
             listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
@@ -84,9 +91,9 @@ impl Node {
         let scratch = tempfile::tempdir().unwrap();
         let directory = DataDirectory::open(scratch.path()).unwrap();
         let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, 1 << 30).unwrap());
-        let facts = Facts { network, file: b"the facts".to_vec(), store: Arc::clone(&store) };
+        let facts = Facts { network, file, store: Arc::clone(&store) };
         let (net, link) = Net::start(runtime, &keys, facts, &wishes).unwrap();
-        let mut node = Self { scratch, store, keys, net, link, address: Multiaddr::empty() };
+        let mut node = Self { _scratch: scratch, store, keys, net, link, address: Multiaddr::empty() };
         let NetEvent::Listening { address } = node.event(|event| matches!(event, NetEvent::Listening { .. })) else {
             unreachable!()
         };
