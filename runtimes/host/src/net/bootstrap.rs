@@ -53,6 +53,11 @@ pub(super) struct Bootstrap {
     save_at: Instant,
 }
 
+/// Addresses as the file holds them.
+pub(super) fn lines(addresses: impl Iterator<Item = Multiaddr>) -> String {
+    addresses.take(MET_MAX).map(|address| format!("{address}\n")).collect()
+}
+
 /// Splits `/p2p/NAME` off an address.
 pub(super) fn split(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
     match address.pop() {
@@ -196,10 +201,20 @@ impl Bootstrap {
         }
     }
 
+    /// The file's content: an address a line, those that nobody was met at yet last.
+    fn text(&self) -> String {
+        let met = self.met.iter();
+        let met = met.flat_map(|(peer, all)| all.iter().map(|address| address.clone().with(Protocol::P2p(*peer))));
+        let known = |entry: &&Entry| entry.peer.is_some_and(|peer| self.met.contains_key(&peer));
+        let others = self.entries.iter().filter(|entry| !known(entry) && entry.next < Instant::now() + WAIT_MAX);
+        let others = others.map(|entry| entry.address.clone());
+        lines(met.chain(others))
+    }
+
     fn save(&mut self) {
         self.changed = false;
         let Some(file) = self.file.clone() else { return };
-        let text = text(&self.met);
+        let text = self.text();
         // A disk that hangs must not hold up the network; a file that is not written is only an older one.
         let write = move || {
             if let Err(error) = files::write_durably(&file, text.as_bytes(), Access::Default) {
@@ -208,14 +223,6 @@ impl Bootstrap {
         };
         let _ = std::thread::Builder::new().name("peers".into()).spawn(write);
     }
-}
-
-/// The file's content: an address a line.
-fn text(met: &BTreeMap<PeerId, Vec<Multiaddr>>) -> String {
-    let whole = |(peer, addresses): (&PeerId, &Vec<Multiaddr>)| {
-        addresses.iter().map(|address| format!("{}\n", address.clone().with(Protocol::P2p(*peer)))).collect::<String>()
-    };
-    met.iter().map(whole).collect()
 }
 
 /// Whether a dial failed for a reason that may be gone in a moment: not if nobody listens there, or somebody else.

@@ -23,6 +23,7 @@ use super::control::{Note, Opening};
 use super::fetch::{self, FetchFault};
 use super::names::{self, Allegiance};
 use super::streams::StreamEvent;
+use crate::files::{self, Access};
 use crate::home::Home;
 use crate::keys::Keys;
 use crate::network::{FILE_BYTES_MAX, Network, NetworkError};
@@ -62,7 +63,6 @@ pub enum JoinError {
         hash: Hash,
         attempts: Vec<(PeerId, FetchFault)>,
     },
-    /// The weights that the network began with are with nobody any more.
     Store(StoreError),
     Network(NetworkError),
     /// The parts of the network do not go together: a mistake in this program.
@@ -127,6 +127,10 @@ pub async fn join(
         Ok(network)
     };
     let network = guest.drive_while(work).await?;
+    // Whoever has a network knows where the others are, were it killed in the next moment.
+    let addresses = bootstrap::lines(target.addresses.iter().cloned());
+    let written = files::write_durably(&home.paths().peers(), addresses.as_bytes(), Access::Default);
+    written.map_err(|error| JoinError::Network(NetworkError::File(error)))?;
     network.write(home.paths()).map_err(JoinError::Network)?;
     Ok(network)
 }

@@ -194,6 +194,7 @@ fn who_joins_has_the_network_as_its_founder_has_it_and_fetches_nothing_twice() {
     assert!(heard.is_sorted() && heard.last() == Some(&(bytes, bytes)), "{heard:?}");
     assert!(network.manifest.shards.iter().all(|shard| home.store.get(&shard.hash).is_ok()));
     assert_eq!(crate::network::Network::read(home.paths()).unwrap(), Some(network));
+    assert_eq!(std::fs::read_to_string(home.paths().peers()).unwrap(), format!("{}\n", node.address));
     let given = node.net.board.status().bytes_out;
     assert!(given < bytes * 3 / 4, "{given} of {bytes} bytes");
 }
