@@ -4,6 +4,7 @@
 //! that starts again needs no address.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -227,16 +228,10 @@ impl Bootstrap {
 
 /// Whether a dial failed for a reason that may be gone in a moment: not if nobody listens there, or somebody else.
 pub(super) fn may_pass(error: &DialError) -> bool {
-    let DialError::Transport(attempts) = error else { return false };
-    attempts.iter().any(|(_, error)| match error {
-        libp2p::TransportError::MultiaddrNotSupported(_) => false,
-        libp2p::TransportError::Other(error) => {
-            let errors =
-                std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
-            let mut kinds = errors.filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
-            !kinds.any(|kind| matches!(kind, std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound))
-        }
-    })
+    match error {
+        DialError::Transport(attempts) => attempts.iter().all(|(_, error)| root(error) != tcp::NOBODY_LISTENS),
+        _ => false,
+    }
 }
 
 /// Why a dial failed, in words.
@@ -252,16 +247,19 @@ pub(super) fn in_words(error: &DialError) -> String {
     }
 }
 
+/// The error inside another one. An I/O error that wraps something passes over it when asked for its source.
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
+}
+
 /// What is at the bottom of a transport's error, in words.
 pub(super) fn root(error: &libp2p::TransportError<std::io::Error>) -> String {
     match error {
         libp2p::TransportError::MultiaddrNotSupported(_) => "addresses of this kind cannot be dialled".into(),
         libp2p::TransportError::Other(error) => {
-            let mut innermost: &dyn std::error::Error = error;
-            while let Some(deeper) = innermost.source() {
-                innermost = deeper;
-            }
-            innermost.to_string()
+            let errors = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| inner(*error));
+            errors.last().map(ToString::to_string).unwrap_or_default()
         }
     }
 }

@@ -31,6 +31,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// How often the machine's own addresses are looked up, for listeners on all of them.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
+/// What a dial says where the system refused it. On the way up errors are wrapped until only their text is left.
+pub(super) const NOBODY_LISTENS: &str = "the connection is refused: nobody listens there";
+
 /// The transport.
 #[derive(Debug)]
 pub(super) struct Tcp {
@@ -101,6 +104,9 @@ impl Transport for Tcp {
             for address in target.addresses().await? {
                 match Async::<TcpStream>::connect(address).await {
                     Ok(socket) => return Connection::new(socket, board, None),
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        last = io::Error::new(error.kind(), NOBODY_LISTENS);
+                    }
                     Err(error) => last = error,
                 }
             }
