@@ -368,6 +368,19 @@ pub(crate) struct DoctorFlags {
     /// Threads of the CPU [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Look at the way to other nodes instead of the device: whether this node can listen, and who answers
+    #[arg(long)]
+    pub(crate) network: bool,
+    #[command(flatten)]
+    pub(crate) net: NetFlags,
+}
+
+impl DoctorFlags {
+    /// The flags as settings.
+    pub(crate) fn settings(&self) -> Settings {
+        let (adapter, threads) = (self.adapter.clone(), self.threads.map(usize::from));
+        self.net.add_to(Settings { adapter, threads, ..Settings::default() })
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -68,9 +68,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         None => cli.run.settings(),
         Some(Command::Run(flags)) => flags.settings().or(cli.run.settings()),
         Some(Command::Join(flags)) => flags.run.settings().or(cli.run.settings()),
-        Some(Command::Doctor(flags)) => {
-            Settings { adapter: flags.adapter.clone(), threads: flags.threads.map(usize::from), ..cli.run.settings() }
-        }
+        Some(Command::Doctor(flags)) => flags.settings().or(cli.run.settings()),
         Some(Command::Import(flags)) => flags.settings().or(cli.run.settings()),
         Some(_) => cli.run.settings(),
     };
@@ -84,7 +82,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Join(flags)) => run::run(runtime, &settings, Some(&flags.door), &log),
         Some(Command::Invite { days }) => commands::invite::invite(&settings, *days),
         Some(Command::Status) => commands::status::status(&settings),
-        Some(Command::Doctor(_)) => commands::doctor::doctor(&settings),
+        Some(Command::Doctor(flags)) => commands::doctor::doctor(runtime, &settings, flags.network),
         Some(Command::Params) => commands::params::params(&settings),
         Some(Command::Data(DataCommand::Pack { paths, out, preset })) => {
             commands::data::pack(&settings, paths, out, *preset)

@@ -345,7 +345,7 @@ mod tests {
         let founding =
             Founding { model, training, params, seed, source, founders, allocations: Default::default(), first };
         let (network, _) = home.found(&founding, &mut |_, _| {}).unwrap();
-        let mut status = Status::new(&network, founder.node.to_string(), "/data/neuroshard".into());
+        let mut status = Status::new(&network, home.keys.node_id().to_string(), "/data/neuroshard".into());
         status.version = "0.0.0".into();
         status.adapter = Some("CPU, 2 threads, AVX-512".into());
         Follower::new(status, LossScale::new(&network.manifest))

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
@@ -54,6 +54,12 @@ pub(super) struct Bootstrap {
     save_at: Instant,
 }
 
+/// The addresses that a file of peers holds; none if there is no such file.
+pub fn kept(file: &Path) -> Vec<Multiaddr> {
+    let text = files::read_limited(file, FILE_BYTES_MAX).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().filter_map(|line| line.trim().parse().ok()).take(MET_MAX).collect()
+}
+
 /// Addresses as the file holds them.
 pub(super) fn lines(addresses: impl Iterator<Item = Multiaddr>) -> String {
     addresses.take(MET_MAX).map(|address| format!("{address}\n")).collect()
@@ -72,9 +78,7 @@ impl Bootstrap {
     /// The addresses that the operator names, and those in the file.
     pub(super) fn new(named: &[Multiaddr], file: Option<PathBuf>, me: PeerId) -> Self {
         let now = Instant::now();
-        let text = file.as_ref().and_then(|file| files::read_limited(file, FILE_BYTES_MAX).ok()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let kept = text.lines().filter_map(|line| line.trim().parse().ok()).take(MET_MAX);
+        let kept = file.as_deref().map(kept).unwrap_or_default().into_iter();
         let mut this = Self { entries: Vec::new(), me, file, met: BTreeMap::new(), changed: false, save_at: now };
         let all = named.iter().cloned().map(|address| (address, true)).chain(kept.map(|address| (address, false)));
         for (address, named_by_operator) in all {

@@ -14,7 +14,7 @@ use futures_lite::FutureExt as _;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify};
-use neuroshard_proto::{Hash, NetworkId, WIRE_VERSION};
+use neuroshard_proto::{Hash, NetworkId, NodeId, WIRE_VERSION};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::board::Board;
@@ -133,6 +133,26 @@ pub async fn join(
     written.map_err(|error| JoinError::Network(NetworkError::File(error)))?;
     network.write(home.paths()).map_err(JoinError::Network)?;
     Ok(network)
+}
+
+/// Looks whether a node of a network, or of any, can be reached at an address.
+///
+/// # Errors
+/// Why it cannot be talked to, in words.
+pub async fn probe(
+    runtime: &impl Runtime,
+    keys: &Keys,
+    network: Option<NetworkId>,
+    address: &Multiaddr,
+) -> Result<NodeId, String> {
+    let mut guest = Guest::new(runtime, keys, network).map_err(|error| error.to_string())?;
+    match guest.look_for(std::slice::from_ref(address)).await {
+        Ok(peers) => peers.iter().find_map(names::node_of).ok_or_else(|| "its key is of another kind".into()),
+        Err(JoinError::NobodyThere { attempts }) => {
+            Err(attempts.into_iter().map(|(_, why)| why).next().unwrap_or_else(|| "nobody answers".into()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The network's facts from the first peer that has the right ones.

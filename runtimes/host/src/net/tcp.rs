@@ -344,6 +344,14 @@ pub(super) fn is_dialable(address: &Multiaddr) -> bool {
     target(address).is_some()
 }
 
+/// The socket address that an address without names stands for.
+pub fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    match target(address)? {
+        Target::Address(address) => Some(address),
+        Target::Name { .. } => None,
+    }
+}
+
 /// A socket address as libp2p writes it.
 pub(super) fn multiaddr(address: SocketAddr) -> Multiaddr {
     Multiaddr::empty().with(address.ip().into()).with(Protocol::Tcp(address.port()))
