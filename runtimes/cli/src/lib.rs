@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use neuroshard_host::runtime::Runtime;
 
-use crate::args::{Cli, Command, DataCommand, KeysCommand};
+use crate::args::{Cli, Command, DataCommand, JoinFlags, KeysCommand};
 use crate::failure::Failure;
 use crate::log::Log;
 use crate::say::aside;
@@ -74,6 +74,13 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
     };
     if !matches!(cli.command, None | Some(Command::Run(_))) && cli.run.settings() != Settings::default() {
         return Err(Failure::usage("flags of `neuroshard run` stand before another command; leave them out"));
+    }
+    if let Some(Command::Join(JoinFlags { run, .. })) = &cli.command
+        && (run.data.is_some() || run.preset.is_some() || run.seed.is_some() || !run.founder.is_empty())
+    {
+        let text =
+            "--data, --preset, --seed and --founder found a network; the one that is joined has all of that already";
+        return Err(Failure::usage(text));
     }
     let settings = Settings::gather(flags.or(cli.common.settings()), cli.common.config.as_deref())?;
     let log = Log::start(settings.log.as_deref())?;

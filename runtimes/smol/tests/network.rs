@@ -183,6 +183,7 @@ fn a_door_that_leads_nowhere_says_why_and_what_to_do() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     scratch.run("b", &format!("join {closed}")).failed(1, &["no node of it can be reached", "refused", "--listen"]);
     // No address, no code, and a code that lost a piece.
+    scratch.run("b", "join 127.0.0.1:1 --preset nano").failed(2, &["--preset", "has all of that already"]);
     scratch.run("b", "join nowhere").failed(2, &["is no address of a node", "nsi1"]);
     let short = &swarm.invite[..swarm.invite.len() - 3];
     scratch.run("b", &format!("join {short}")).failed(2, &["damaged", "copy all of it"]);
