@@ -8,7 +8,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use neuroshard_replay::At;
 
 use crate::settings::Settings;
-use crate::values::{Adapter, Faults, Hours, ModeWish, Money, Name, PresetName, Seed, Seeds, Share, Size, Strategies};
+use crate::values::{
+    Adapter, Address, Door, Faults, FounderCode, Hours, ModeWish, Money, Name, PresetName, Seed, Seeds, Share, Size,
+    Strategies,
+};
 
 const EXIT_CODES: &str = "\
 Settings come from flags, then NEUROSHARD_* environment variables (NEUROSHARD_DATA_DIR, ...), then the configuration file \
@@ -94,12 +97,55 @@ pub(crate) struct RunFlags {
     /// Port of the local HTTP API on 127.0.0.1 [default: the system chooses]
     #[arg(long, value_name = "PORT")]
     pub(crate) api_port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) net: NetFlags,
+    /// Another founder of the network that is founded here, by the code of `neuroshard keys founder`; may be repeated
+    #[arg(long, value_name = "CODE")]
+    pub(crate) founder: Vec<FounderCode>,
+}
+
+/// Flags for being one of many nodes.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct NetFlags {
+    /// Let other nodes connect here, like 0.0.0.0:4700; may be repeated [default: this node only dials]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<Address>,
+    /// Connect to a node of this network; may be repeated [default: those met before]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) connect: Vec<Address>,
+    /// An address under which others reach this node, beside those it listens on; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) announce: Vec<Address>,
+}
+
+impl NetFlags {
+    fn add_to(&self, settings: Settings) -> Settings {
+        Settings {
+            listen: said(&self.listen),
+            connect: said(&self.connect),
+            announce: said(&self.announce),
+            ..settings
+        }
+    }
+}
+
+/// What a flag said, if it was there at all.
+fn said<T: Clone>(values: &[T]) -> Option<Vec<T>> {
+    (!values.is_empty()).then(|| values.to_vec())
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train: found a network in a new data directory, or go on with the one that is there
     Run(RunFlags),
+    /// Join a running network by an invite or a node's address, then take part in it
+    Join(JoinFlags),
+    /// Print an invite to this network, for `neuroshard join`
+    Invite {
+        /// How long it holds
+        #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=365))]
+        days: u16,
+    },
     /// Tell how the node stands, whether it runs or not
     Status,
     /// Look for what could keep a node from working, one line each
@@ -152,6 +198,14 @@ pub(crate) enum Command {
     Trace(TraceCommand),
     /// Run worlds of many nodes under virtual time, with faults and liars, and check what must hold
     Sim(SimFlags),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct JoinFlags {
+    /// An invite code, or the address of a node, like 203.0.113.7:4700
+    pub(crate) door: Door,
+    #[command(flatten)]
+    pub(crate) run: RunFlags,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -314,6 +368,19 @@ pub(crate) struct DoctorFlags {
     /// Threads of the CPU [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Look at the way to other nodes instead of the device: whether this node can listen, and who answers
+    #[arg(long)]
+    pub(crate) network: bool,
+    #[command(flatten)]
+    pub(crate) net: NetFlags,
+}
+
+impl DoctorFlags {
+    /// The flags as settings.
+    pub(crate) fn settings(&self) -> Settings {
+        let (adapter, threads) = (self.adapter.clone(), self.threads.map(usize::from));
+        self.net.add_to(Settings { adapter, threads, ..Settings::default() })
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -369,6 +436,8 @@ pub(crate) enum KeysCommand {
     Backup { file: PathBuf },
     /// Put the keys of a backup into a data directory that has none
     Restore { file: PathBuf },
+    /// Print the code by which another node founds a network together with this one; makes keys if there are none
+    Founder,
 }
 
 impl Common {
@@ -399,7 +468,8 @@ impl RunFlags {
             record: self.record.clone(),
             record_inputs_only: self.record_inputs_only.then_some(true),
             api_port: self.api_port,
-            ..Settings::default()
+            founder: said(&self.founder),
+            ..self.net.add_to(Settings::default())
         }
     }
 }

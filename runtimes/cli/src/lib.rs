@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use neuroshard_host::runtime::Runtime;
 
-use crate::args::{Cli, Command, DataCommand, KeysCommand};
+use crate::args::{Cli, Command, DataCommand, JoinFlags, KeysCommand};
 use crate::failure::Failure;
 use crate::log::Log;
 use crate::say::aside;
@@ -67,26 +67,35 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
     let flags = match &cli.command {
         None => cli.run.settings(),
         Some(Command::Run(flags)) => flags.settings().or(cli.run.settings()),
-        Some(Command::Doctor(flags)) => {
-            Settings { adapter: flags.adapter.clone(), threads: flags.threads.map(usize::from), ..cli.run.settings() }
-        }
+        Some(Command::Join(flags)) => flags.run.settings().or(cli.run.settings()),
+        Some(Command::Doctor(flags)) => flags.settings().or(cli.run.settings()),
         Some(Command::Import(flags)) => flags.settings().or(cli.run.settings()),
         Some(_) => cli.run.settings(),
     };
     if !matches!(cli.command, None | Some(Command::Run(_))) && cli.run.settings() != Settings::default() {
         return Err(Failure::usage("flags of `neuroshard run` stand before another command; leave them out"));
     }
+    if let Some(Command::Join(JoinFlags { run, .. })) = &cli.command
+        && (run.data.is_some() || run.preset.is_some() || run.seed.is_some() || !run.founder.is_empty())
+    {
+        let text =
+            "--data, --preset, --seed and --founder found a network; the one that is joined has all of that already";
+        return Err(Failure::usage(text));
+    }
     let settings = Settings::gather(flags.or(cli.common.settings()), cli.common.config.as_deref())?;
     let log = Log::start(settings.log.as_deref())?;
     match &cli.command {
-        None | Some(Command::Run(_)) => run::run(runtime, &settings, &log),
+        None | Some(Command::Run(_)) => run::run(runtime, &settings, None, &log),
+        Some(Command::Join(flags)) => run::run(runtime, &settings, Some(&flags.door), &log),
+        Some(Command::Invite { days }) => commands::invite::invite(&settings, *days),
         Some(Command::Status) => commands::status::status(&settings),
-        Some(Command::Doctor(_)) => commands::doctor::doctor(&settings),
+        Some(Command::Doctor(flags)) => commands::doctor::doctor(runtime, &settings, flags.network),
         Some(Command::Params) => commands::params::params(&settings),
         Some(Command::Data(DataCommand::Pack { paths, out, preset })) => {
             commands::data::pack(&settings, paths, out, *preset)
         }
         Some(Command::Keys(KeysCommand::Backup { file })) => commands::keys::backup(&settings, file),
+        Some(Command::Keys(KeysCommand::Founder)) => commands::keys::founder(&settings),
         Some(Command::Keys(KeysCommand::Restore { file })) => commands::keys::restore(&settings, file),
         Some(Command::Generate(flags)) => commands::generate::generate(&settings, flags),
         Some(Command::Export { dir, force }) => commands::exchange::export(&settings, dir, *force),

@@ -10,8 +10,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::say::aside;
 
-/// Without `--log`, only what needs attention.
-const FILTER_DEFAULT: &str = "warn";
+/// Without `--log`, only what needs attention. What these parts of libp2p warn of is everyday life: a message said twice, a
+/// peer that left.
+const FILTER_DEFAULT: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error,libp2p_swarm=error,yamux=error";
 /// Lines that wait for the panel at most.
 const LINES_MAX: usize = 256;
 

@@ -8,11 +8,14 @@ use futures_lite::future;
 use neuroshard_core::{Command, Core};
 use neuroshard_host::api::Api;
 use neuroshard_host::clock::Clock;
+use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Home;
 use neuroshard_host::keys::entropy;
+use neuroshard_host::net::join::{Target, join as enter};
+use neuroshard_host::net::{Facts, Net, Wishes};
 use neuroshard_host::network::{Expected, Founding, Network, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
-use neuroshard_host::peers::NobodyElse;
+use neuroshard_host::peers::Link;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
 use neuroshard_proto::Hash;
@@ -25,11 +28,13 @@ use crate::engine::{self, Chosen};
 use crate::failure::Failure;
 use crate::log::Log;
 use crate::recording::recording;
+use crate::say::aside;
 use crate::settings::Settings;
 use crate::signals::Signals;
+use crate::values::{Address, Door};
 
-/// Runs a node.
-pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Result<(), Failure> {
+/// Runs a node; with a door, one that joins a network first.
+pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Door>, log: &Log) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| Failure::new(format!("signals cannot be heard: {error}")))?;
     let chosen = engine::choose(&settings.adapter.clone().unwrap_or_default(), settings.threads)?;
     let (home, network) = Home::open(&settings.data_dir()?, settings.disk_bytes())?;
@@ -42,12 +47,14 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
         adapter_reason: chosen.reason.clone(),
     };
     show(&mut *display, &News::Opened(&opened))?;
-    let network = match network {
-        Some(network) => {
+    let network = match (network, door) {
+        (Some(network), door) => {
             network.check(home.paths(), &expected(settings)).map_err(Failure::new)?;
+            leads_to(door, &network, home.paths())?;
             network
         }
-        None => found(&home, settings, &mut *display)?,
+        (None, Some(door)) => join(runtime, &home, door, &mut *display)?,
+        (None, None) => found(&home, settings, &mut *display)?,
     };
     let data_bytes = 2 * network.manifest.tokens();
     let (core, start) = home.restore(&network, settings.operator(data_bytes))?;
@@ -57,6 +64,7 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
     let detail = if inputs_only { Detail::Inputs } else { Detail::Outputs };
     let record = |path| recording(path, detail, &core, &start, clock.now());
     let tap = settings.record.as_deref().map(record).transpose()?;
+    let (net, link) = neighbours(runtime, &home, &network, settings, door)?;
     let setup = Setup {
         core,
         clock,
@@ -67,7 +75,7 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
         follower,
         owner: home.keys.owner_id(),
         signer: Box::new(home.keys.signer()),
-        network: Box::new(NobodyElse),
+        link,
     };
     let (node, handle, reports) = Node::new(setup)?;
     let port = settings.api_port.unwrap_or(0);
@@ -85,7 +93,13 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, log: &Log) -> Res
         stopping: 0,
         unseen: false,
     };
-    let ended = watcher.watch_while(|| runtime.block_on(node.run(runtime)))?;
+    let ended = watcher.watch_while(|| {
+        let ended = runtime.block_on(node.run(runtime));
+        if let Some(net) = net {
+            runtime.block_on(net.shut_down());
+        }
+        ended
+    })?;
     drop(api);
     verdict(&ended)
 }
@@ -114,14 +128,84 @@ pub(crate) fn seed(settings: &Settings) -> Result<Hash, Failure> {
     settings.seed.as_ref().map_or_else(|| entropy().map_err(Failure::new), |seed| Ok(seed.hash()))
 }
 
+/// Starts the node's part in its network; a node that knows of nobody and listens nowhere stays alone.
+fn neighbours(
+    runtime: &impl Runtime,
+    home: &Home,
+    network: &Network,
+    settings: &Settings,
+    door: Option<&Door>,
+) -> Result<(Option<Net>, Link), Failure> {
+    let all = |addresses: &Option<Vec<Address>>| -> Vec<_> {
+        addresses.iter().flatten().map(|address| address.0.clone()).collect()
+    };
+    let mut wishes = Wishes {
+        listen: all(&settings.listen),
+        connect: all(&settings.connect),
+        announce: all(&settings.announce),
+        peers_file: Some(home.paths().peers()),
+    };
+    match door {
+        Some(Door::Invite(invite)) => wishes.connect.extend(invite.addresses.iter().cloned()),
+        Some(Door::Address(address)) => wishes.connect.push(address.0.clone()),
+        None => {}
+    }
+    if wishes.listen.is_empty() && wishes.connect.is_empty() && !home.paths().peers().exists() {
+        let founders = network.genesis.founders.len();
+        if founders > 1 {
+            aside!(
+                "neuroshard: this network has {founders} founders, and this node neither listens nor knows an address: \
+                 nothing can be decided. Say --listen 0.0.0.0:4700, or --connect with the address of another one."
+            );
+        }
+        return Ok((None, Link::nobody_else()));
+    }
+    let (file, store) = (network.to_file(), Arc::clone(&home.store));
+    let facts = Facts { network: network.genesis.network(), file, store };
+    let (net, link) = Net::start(runtime, &home.keys, facts, &wishes).map_err(Failure::new)?;
+    Ok((Some(net), link))
+}
+
+/// Becomes a node of the network behind a door.
+fn join(runtime: &impl Runtime, home: &Home, door: &Door, display: &mut dyn Display) -> Result<Network, Failure> {
+    let target = match door {
+        Door::Invite(invite) => Target { network: Some(invite.network), addresses: invite.addresses.clone() },
+        Door::Address(address) => Target { network: None, addresses: vec![address.0.clone()] },
+    };
+    let mut unseen = None;
+    let mut progress = |done, of| unseen = display.show(&News::Fetching { done, of }, None).err();
+    let network = runtime.block_on(enter(runtime, home, &target, &mut progress)).map_err(Failure::new)?;
+    if let Some(error) = unseen {
+        return Err(unwatched(&error));
+    }
+    show(display, &News::Joined { network: &network, trusted: target.network.is_none() })?;
+    Ok(network)
+}
+
+/// Whether a door leads to the network that is here already.
+fn leads_to(door: Option<&Door>, network: &Network, paths: &Paths) -> Result<(), Failure> {
+    let Some(Door::Invite(invite)) = door else { return Ok(()) };
+    let here = network.genesis.network();
+    if invite.network == here {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the invite is to network {:.16}, and {} holds a node of network {here:.16}. A node stays with its network: name a \
+         new directory with --data-dir to join another one.",
+        invite.network,
+        paths.root().display()
+    )))
+}
+
 /// Founds a network as the settings want it.
 pub(crate) fn found(home: &Home, settings: &Settings, display: &mut dyn Display) -> Result<Network, Failure> {
     let (model, training) = settings.specs();
     let seed = seed(settings)?;
-    let founder = home.founder();
+    let me = home.founder();
     let (params, source) = (settings.params(), source(settings));
-    let allocations = settings.allocations(founder.owner).map_err(Failure::usage)?;
-    let founding = Founding { model, training, params, seed, source, founder, allocations, first: None };
+    let allocations = settings.allocations(me.owner).map_err(Failure::usage)?;
+    let founders = settings.founders(me).map_err(Failure::usage)?;
+    let founding = Founding { model, training, params, seed, source, founders, allocations, first: None };
     let mut unseen = None;
     let mut progress = |done, of| unseen = display.show(&News::Packing { done, of }, None).err();
     let (network, skipped) = home.found(&founding, &mut progress)?;

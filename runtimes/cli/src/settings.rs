@@ -1,16 +1,18 @@
 //! What the operator wants, from four places: a flag is stronger than the environment (`NEUROSHARD_*`), that is stronger
 //! than the configuration file, and that is stronger than the default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use neuroshard_core::Operator;
-use neuroshard_proto::{ALLOCATIONS_MAX, Allocation, List, ModelSpec, OwnerId, Params, Preset, Ratio, TrainSpec};
+use neuroshard_proto::{
+    ALLOCATIONS_MAX, Allocation, FOUNDERS_MAX, Founder, List, ModelSpec, OwnerId, Params, Preset, Ratio, TrainSpec,
+};
 use serde::Deserialize;
 
-use crate::values::{Adapter, ModeWish, Money, Name, PresetName, Seed, Size};
+use crate::values::{Adapter, Address, FounderCode, ModeWish, Money, Name, PresetName, Seed, Size};
 
 /// Prefix of environment variables.
 const PREFIX: &str = "NEUROSHARD_";
@@ -42,6 +44,18 @@ pub struct Settings {
     pub record: Option<PathBuf>,
     pub record_inputs_only: Option<bool>,
     pub api_port: Option<u16>,
+    /// Where others reach this node.
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub listen: Option<Vec<Address>>,
+    /// Nodes to connect to.
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub connect: Option<Vec<Address>>,
+    /// Addresses under which others reach this node, beside those it listens on.
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub announce: Option<Vec<Address>>,
+    /// The other founders of a new network.
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub founder: Option<Vec<FounderCode>>,
     /// Changes to the preset, for networks of one's own.
     #[serde(default)]
     pub model: ModelChanges,
@@ -57,12 +71,14 @@ pub struct Settings {
 }
 
 /// One string or a list of them.
-fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+fn one_or_more<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMore {
-        One(PathBuf),
-        More(Vec<PathBuf>),
+    #[serde(untagged, expecting = "one value or a list of them, each in the form that the flag of this name takes")]
+    enum OneOrMore<T> {
+        One(T),
+        More(Vec<T>),
     }
     Ok(Some(match OneOrMore::deserialize(deserializer)? {
         OneOrMore::One(path) => vec![path],
@@ -178,6 +194,15 @@ impl Settings {
             let fail = |why: T::Err| SettingsError::Environment { name, why: format!("`{text}`: {why}") };
             text.parse().map(Some).map_err(fail)
         }
+        fn read_all<T: FromStr<Err: fmt::Display>>(
+            variable: &impl Fn(&str) -> Option<String>,
+            name: &str,
+        ) -> Result<Option<Vec<T>>, SettingsError> {
+            let Some(text) = read::<String>(variable, name)? else { return Ok(None) };
+            let one = |text: &str| read(&|_: &str| Some(text.to_owned()), name);
+            let all: Result<Vec<Option<T>>, _> = text.split(',').map(str::trim).map(one).collect();
+            all.map(|all| Some(all.into_iter().flatten().collect()))
+        }
         let data: Option<String> = read(&variable, "DATA")?;
         Ok(Self {
             data_dir: read(&variable, "DATA_DIR")?,
@@ -195,6 +220,10 @@ impl Settings {
             record: read(&variable, "RECORD")?,
             record_inputs_only: read(&variable, "RECORD_INPUTS_ONLY")?,
             api_port: read(&variable, "API_PORT")?,
+            listen: read_all(&variable, "LISTEN")?,
+            connect: read_all(&variable, "CONNECT")?,
+            announce: read_all(&variable, "ANNOUNCE")?,
+            founder: read_all(&variable, "FOUNDER")?,
             ..Self::default()
         })
     }
@@ -218,6 +247,10 @@ impl Settings {
             record: self.record.or(other.record),
             record_inputs_only: self.record_inputs_only.or(other.record_inputs_only),
             api_port: self.api_port.or(other.api_port),
+            listen: self.listen.or(other.listen),
+            connect: self.connect.or(other.connect),
+            announce: self.announce.or(other.announce),
+            founder: self.founder.or(other.founder),
             // Tables stand in files only, and there is one file.
             model: if self.model.is_nothing() { other.model } else { self.model },
             training: if self.training.is_nothing() { other.training } else { self.training },
@@ -229,6 +262,20 @@ impl Settings {
             },
             allocations: if self.allocations.is_empty() { other.allocations } else { self.allocations },
         }
+    }
+
+    /// Who founds a new network together with this node.
+    ///
+    /// # Errors
+    /// If they are too many, or one is named twice.
+    pub fn founders(&self, me: Founder) -> Result<List<Founder, FOUNDERS_MAX>, String> {
+        let others = self.founder.iter().flatten().map(|code| code.0);
+        let all: Vec<_> = std::iter::once(me).chain(others).collect();
+        let nodes: BTreeSet<_> = all.iter().map(|founder| founder.node).collect();
+        if nodes.len() < all.len() {
+            return Err("--founder: a founder is named twice; this node is one without being named".into());
+        }
+        List::try_from(all).map_err(|_| format!("--founder: at most {FOUNDERS_MAX} may found a network"))
     }
 
     /// Money that a new network begins with.

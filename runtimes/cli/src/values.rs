@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use neuroshard_proto::{Amount, Hash, Mode, OwnerId, Preset};
+use neuroshard_host::codes::{self, Invite};
+use neuroshard_host::net::{Multiaddr, address};
+use neuroshard_proto::{Amount, Founder, Hash, Mode, OwnerId, Preset};
 use neuroshard_sim::{Fault, Strategy};
 use serde::{Deserialize, Deserializer};
 
@@ -268,6 +270,49 @@ fn list<T: Copy + FromStr<Err = String>>(text: &str, all: &[T]) -> Result<Vec<T>
     }
 }
 
+/// Where a node can be reached: `203.0.113.7:4700`, `node.example.org:4700`, or a multiaddress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address(pub Multiaddr);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        address::parse(text).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// A founder of a network to be, as `neuroshard keys founder` prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FounderCode(pub Founder);
+
+impl FromStr for FounderCode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        codes::founder_of(text).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// What `neuroshard join` takes: an invite code, or a node's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Door {
+    Invite(Invite),
+    Address(Address),
+}
+
+impl FromStr for Door {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(codes::INVITE_PREFIX) {
+            return Invite::read(text).map(Self::Invite).map_err(|error| error.to_string());
+        }
+        let wrong = |why| format!("{why} An invite code begins with `{}`.", codes::INVITE_PREFIX);
+        text.parse().map(Self::Address).map_err(wrong)
+    }
+}
+
 /// Reads a value from a string or a number of a configuration file.
 macro_rules! deserialize_from_text {
     ($($type:ty),*) => {$(
@@ -290,7 +335,7 @@ enum TextOrNumber {
     Number(u64),
 }
 
-deserialize_from_text!(Size, Adapter, PresetName, ModeWish, Seed);
+deserialize_from_text!(Size, Adapter, PresetName, ModeWish, Seed, Address, FounderCode);
 
 #[cfg(test)]
 mod tests {

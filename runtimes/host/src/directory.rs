@@ -4,6 +4,7 @@
 //! format          the version of this layout
 //! lock            held by the process that uses the directory; holds its id
 //! network         the network's genesis and data manifest
+//! peers           addresses of nodes that were met, a multiaddress a line
 //! keys/node       secret key of the node           (readable by its owner alone)
 //! keys/owner      secret key of the account        (readable by its owner alone)
 //! db/             LMDB: the journal, small blobs and the index of all blobs
@@ -191,6 +192,10 @@ impl Paths {
 
     pub fn network(&self) -> PathBuf {
         self.root.join("network")
+    }
+
+    pub fn peers(&self) -> PathBuf {
+        self.root.join("peers")
     }
 
     pub fn keys(&self) -> PathBuf {

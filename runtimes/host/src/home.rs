@@ -61,7 +61,11 @@ impl fmt::Display for HomeError {
                 )
             }
             Self::NoNetwork { path } => {
-                write!(f, "there is no network in {} yet. `neuroshard run` founds one.", path.display())
+                write!(
+                    f,
+                    "there is no network in {} yet. `neuroshard run` founds one, `neuroshard join` joins one.",
+                    path.display()
+                )
             }
         }
     }

@@ -189,6 +189,11 @@ impl Keys {
         move |digest| Signature(key.sign(digest.as_bytes()).to_bytes())
     }
 
+    /// The node's key, as the network's handshakes need it.
+    pub(crate) fn network_identity(&self) -> libp2p::identity::Keypair {
+        crate::net::names::keypair(self.node.to_bytes())
+    }
+
     /// The node's signature over a digest (see [`neuroshard_proto::signing_bytes`]).
     pub fn sign(&self, digest: &Hash) -> Signature {
         Signature(self.node.sign(digest.as_bytes()).to_bytes())

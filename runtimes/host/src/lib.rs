@@ -3,6 +3,7 @@
 pub mod agreed;
 pub mod api;
 pub mod clock;
+pub mod codes;
 pub mod data;
 pub mod directory;
 pub mod exchange;
@@ -12,6 +13,7 @@ pub mod home;
 pub mod http;
 pub mod keys;
 pub mod metrics;
+pub mod net;
 pub mod network;
 pub mod node;
 pub mod peers;

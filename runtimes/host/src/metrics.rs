@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::net::Board;
 use crate::status::Follower;
 
 type Label = [(&'static str, &'static str); 1];
@@ -79,6 +80,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// The numbers of a node, with those of its network if it has a part in one.
+    pub fn new(board: Option<Board>) -> Self {
+        let mut metrics = Self::default();
+        if let Some(board) = board {
+            metrics.registry.register_collector(Box::new(board));
+        }
+        metrics
+    }
+
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register("step", "Optimizer steps of the model since genesis", self.step.clone());

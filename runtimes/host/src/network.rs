@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use neuroshard_proto::codec::{self, Canonical, DecodeError};
 use neuroshard_proto::{
-    ALLOCATIONS_MAX, Allocation, Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params, Preset,
-    Snapshot, Text, TrainSpec,
+    ALLOCATIONS_MAX, Allocation, FOUNDERS_MAX, Founder, Genesis, GenesisError, Hash, List, Manifest, ModelSpec, Params,
+    Preset, Snapshot, Text, TrainSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ use crate::store::Store;
 /// Longest description of what data was packed from.
 const SOURCE_BYTES_MAX: u32 = 4096;
 const HASH_BYTES: usize = 32;
+/// Most bytes of a network's file.
+pub const FILE_BYTES_MAX: u64 = Network::BYTES_MAX as u64 + HASH_BYTES as u64;
 
 /// A network as its data directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +66,8 @@ pub struct Founding<'a> {
     pub params: Params,
     pub seed: Hash,
     pub source: Source<'a>,
-    /// The first validator.
-    pub founder: Founder,
+    /// The first validators.
+    pub founders: List<Founder, FOUNDERS_MAX>,
     /// Money that exists from the beginning.
     pub allocations: List<Allocation, ALLOCATIONS_MAX>,
     /// The state at step 0, if its weights were brought along. Its blobs are in the store.
@@ -158,27 +160,37 @@ impl Network {
     /// If its file is damaged.
     pub fn read(paths: &Paths) -> Result<Option<Self>, NetworkError> {
         let path = paths.network();
-        let bytes = match files::read_limited(&path, u64::from(Self::BYTES_MAX) + HASH_BYTES as u64) {
+        let bytes = match files::read_limited(&path, FILE_BYTES_MAX) {
             Err(error) if error.is_missing() => return Ok(None),
             other => other.map_err(NetworkError::File)?,
         };
-        let damaged = |why: &dyn fmt::Display| NetworkError::Damaged { path: path.clone(), why: why.to_string() };
-        let Some((body, stored)) = bytes.split_last_chunk::<HASH_BYTES>() else {
-            return Err(damaged(&"it is cut short"));
-        };
-        if Hash::of_blob(body).as_bytes() != stored {
-            return Err(damaged(&"its bytes do not have the hash they should have"));
-        }
-        let network: Self = codec::decode(body).map_err(|error: DecodeError| damaged(&error))?;
-        network.genesis.check(&network.manifest).map_err(|error| damaged(&error))?;
-        Ok(Some(network))
+        Self::from_file(&bytes).map(Some).map_err(|why| NetworkError::Damaged { path, why })
     }
 
-    fn write(&self, paths: &Paths) -> Result<(), NetworkError> {
+    /// Reads the content of a network's file, wherever it came from.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_file(bytes: &[u8]) -> Result<Self, String> {
+        let (body, stored) = bytes.split_last_chunk::<HASH_BYTES>().ok_or("it is cut short")?;
+        if Hash::of_blob(body).as_bytes() != stored {
+            return Err("its bytes do not have the hash they should have".into());
+        }
+        let network: Self = codec::decode(body).map_err(|error: DecodeError| error.to_string())?;
+        network.genesis.check(&network.manifest).map_err(|error| error.to_string())?;
+        Ok(network)
+    }
+
+    /// The content of the network's file.
+    pub fn to_file(&self) -> Vec<u8> {
         let body = codec::encode(self);
         let hash = Hash::of_blob(&body);
-        let bytes = [&body[..], hash.as_bytes()].concat();
-        files::write_durably(&paths.network(), &bytes, Access::Default).map_err(NetworkError::File)
+        [&body[..], hash.as_bytes()].concat()
+    }
+
+    /// Writes the network's file. Everything it names must be durable already.
+    pub(crate) fn write(&self, paths: &Paths) -> Result<(), NetworkError> {
+        files::write_durably(&paths.network(), &self.to_file(), Access::Default).map_err(NetworkError::File)
     }
 
     /// Founds a network: packs its data into the store and writes its genesis. `progress` hears how much of how much data
@@ -196,7 +208,6 @@ impl Network {
         founding.model.check().map_err(|error| NetworkError::Genesis(GenesisError::Model(error)))?;
         founding.training.check(&founding.model).map_err(|error| NetworkError::Genesis(GenesisError::Model(error)))?;
         let (manifest, skipped) = gather(store, founding, progress)?;
-        let founders = vec![founding.founder].try_into().unwrap_or_default();
         let genesis = Genesis {
             created_unix_ms: unix_ms(),
             seed: founding.seed,
@@ -204,7 +215,7 @@ impl Network {
             training: founding.training,
             params: founding.params,
             manifest: manifest.root(),
-            founders,
+            founders: founding.founders.clone(),
             allocations: founding.allocations.clone(),
             first: founding.first.clone(),
         };

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output, Progress};
-use neuroshard_proto::{Hash, OwnerId, RequestId, Signature, Step, Time};
+use neuroshard_proto::{Envelope, Hash, Heartbeat, Message, OwnerId, RequestId, Signature, Step, Time};
 use neuroshard_shaders::engine::Engine;
 
 use crate::agreed::Agreed;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Queues};
-use crate::peers::Network;
+use crate::net::{Board, Heard, NetEvent};
+use crate::peers::{Link, Network};
 use crate::runtime::Runtime;
 use crate::status::{Follower, Status};
 use crate::store::{Scribe, ScribeReport, Store, StoreBlobs, StoreError, StoreOrder};
@@ -62,6 +63,8 @@ pub enum Report {
     StoreRecovered,
     /// The recording of the trace ended early.
     RecordingEnded { why: String },
+    /// Something happened between this node and others.
+    Net(NetEvent),
     /// So many reports before this one were lost, because their reader was too slow.
     Lost { reports: u64 },
 }
@@ -133,7 +136,7 @@ pub struct Setup {
     pub owner: OwnerId,
     /// Signs in the node's name. It never waits.
     pub signer: Box<dyn FnMut(&Hash) -> Signature + Send>,
-    pub network: Box<dyn Network>,
+    pub link: Link,
 }
 
 /// What display and API read while the node runs.
@@ -144,6 +147,8 @@ pub struct Live {
     store: Arc<Store>,
     follower: Mutex<Follower>,
     pub agreed: Agreed,
+    /// How the network stands, if there is one.
+    pub board: Option<Board>,
 }
 
 impl Live {
@@ -154,6 +159,7 @@ impl Live {
         follower.status.at_ms = Some(self.clock.now().as_ms());
         follower.status.store_bytes = self.store.bytes_used();
         follower.status.agreed = Some(self.agreed.status());
+        follower.status.net = self.board.as_ref().map(Board::status);
         follower
     }
 
@@ -191,6 +197,7 @@ enum Incoming {
     Answer(Answer),
     Scribe(ScribeReport),
     Command(Command),
+    Heard(Heard),
 }
 
 /// A node that is about to run.
@@ -213,6 +220,9 @@ pub struct Node {
     /// Signatures that the core does not have yet. They go in before anything else.
     signed: VecDeque<(RequestId, Signature)>,
     network: Box<dyn Network>,
+    heard: async_channel::Receiver<Heard>,
+    /// When the neighbours are told next that this node lives.
+    heartbeat_at: Time,
 }
 
 impl fmt::Debug for Node {
@@ -227,7 +237,8 @@ impl Node {
     /// # Errors
     /// If the system gives no threads.
     pub fn new(setup: Setup) -> Result<(Self, Handle, async_channel::Receiver<Report>), NodeError> {
-        let Setup { core, clock, store, engine, factory, tap, follower, owner, signer, network } = setup;
+        let Setup { core, clock, store, engine, factory, tap, follower, owner, signer, link } = setup;
+        let Link { network, heard, board } = link;
         let (sender, inbox) = async_channel::bounded(INBOX_MAX);
         let (answers, scribe_reports) = (sender.clone(), sender.clone());
         let blobs = StoreBlobs(Arc::clone(&store));
@@ -237,8 +248,9 @@ impl Node {
         let on_report = move |report| drop(scribe_reports.send_blocking(Incoming::Scribe(report)));
         let scribe = Scribe::start(Arc::clone(&store), on_report).map_err(NodeError::Thread)?;
         let (reports, receiver) = Reports::new();
-        let (metrics, agreed, follower) = (Metrics::default(), Agreed::new(&core, owner), Mutex::new(follower));
-        let live = Arc::new(Live { metrics, clock, store, follower, agreed });
+        let (metrics, agreed) = (Metrics::new(board.clone()), Agreed::new(&core, owner));
+        let follower = Mutex::new(follower);
+        let live = Arc::new(Live { metrics, clock, store, follower, agreed, board });
         let saved = core.saved_states().last().map(|state| state.snapshot.step);
         let node = Self {
             core,
@@ -257,6 +269,8 @@ impl Node {
             signer,
             signed: VecDeque::new(),
             network,
+            heard,
+            heartbeat_at: Time::ZERO,
         };
         Ok((node, Handle { inbox: sender, live }, receiver))
     }
@@ -299,24 +313,58 @@ impl Node {
         if tick.is_some_and(|at| at <= now) {
             return Ok(Some(Input::Tick));
         }
+        if self.live.board.is_some() && self.heartbeat_at <= now {
+            self.heartbeat(now);
+        }
+        let heartbeat = self.live.board.is_some().then_some(self.heartbeat_at);
         let flush = self.tap.as_ref().and_then(|tap| tap.flush_due());
         let patience = self.patience_ends().map(|left| now.after_ms(left.as_millis() as u64));
-        let wake = [tick, flush, patience].into_iter().flatten().min();
-        let incoming = match (self.inbox.try_recv(), wake) {
-            (Ok(incoming), _) => Some(incoming),
-            (Err(_), None) => self.inbox.recv().await.ok(),
-            (Err(_), Some(wake)) => {
-                let sleep = async {
-                    runtime.sleep(self.live.clock.until(wake)).await;
-                    None
-                };
-                future::or(async { self.inbox.recv().await.ok() }, sleep).await
-            }
+        let wake = [tick, flush, patience, heartbeat].into_iter().flatten().min();
+        let incoming = match self.inbox.try_recv() {
+            Ok(incoming) => Some(incoming),
+            Err(_) => self.wait(runtime, wake).await,
         };
         match incoming {
             Some(incoming) => self.on_incoming(incoming),
             None => self.on_woken(),
         }
+    }
+
+    /// Waits for whatever comes first; the node's own threads and operator before other nodes. `None` when the clock says so.
+    async fn wait(&self, runtime: &impl Runtime, wake: Option<Time>) -> Option<Incoming> {
+        let own = async { self.inbox.recv().await.ok() };
+        let others = async {
+            match self.heard.recv().await {
+                Ok(heard) => Some(Incoming::Heard(heard)),
+                Err(_) => future::pending().await,
+            }
+        };
+        let sleep = async {
+            match wake {
+                Some(wake) => runtime.sleep(self.live.clock.until(wake)).await,
+                None => future::pending().await,
+            }
+            None
+        };
+        future::or(own, future::or(others, sleep)).await
+    }
+
+    /// Tells the neighbours that this node lives (PROTOCOL §3).
+    fn heartbeat(&mut self, now: Time) {
+        let config = self.core.config();
+        let (genesis, memory) = (&config.genesis, config.operator.memory_bytes);
+        let held = genesis.model.training_bytes(genesis.model.all_layers());
+        let heartbeat = Heartbeat {
+            node: config.node,
+            time: now,
+            quorum: None,
+            queue_depth: 0,
+            free_bytes: genesis.params.holding_share.of(memory).saturating_sub(held),
+            step: self.core.model_step(),
+        };
+        self.heartbeat_at = now.after_ms(genesis.params.heartbeat_ms);
+        let (network, signer) = (self.core.network(), &mut self.signer);
+        self.network.greet(Envelope::seal(network, &Message::Heartbeat(heartbeat), signer));
     }
 
     fn on_incoming(&mut self, incoming: Incoming) -> Result<Option<Input>, NodeError> {
@@ -330,6 +378,11 @@ impl Node {
                     self.stop_asked.get_or_insert_with(Instant::now);
                 }
                 Ok(Some(Input::Command(command)))
+            }
+            Incoming::Heard(Heard::Message(message, _)) => Ok(Some(Input::Message(message))),
+            Incoming::Heard(Heard::Event(event)) => {
+                self.reports.send(Report::Net(event));
+                Ok(None)
             }
             Incoming::Scribe(ScribeReport::Persisted { upto }) => Ok(Some(Input::Persisted { upto })),
             Incoming::Scribe(ScribeReport::Waiting { error }) => {

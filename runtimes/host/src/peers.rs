@@ -1,16 +1,37 @@
-//! The way to other nodes, behind a trait: the loop hands over what the core wants said, and what is heard comes back
-//! through the loop's inbox.
+//! The way to other nodes, behind a trait: the loop hands over what the core wants said, and reads what was heard.
 
 use neuroshard_core::Topic;
 use neuroshard_proto::{Envelope, NodeId};
 
-/// Carries messages to other nodes. Neither call waits, and neither promises that anybody hears.
+use crate::net::{Board, Heard};
+
+/// Carries messages to other nodes. No call waits, and none promises that anybody hears.
 pub trait Network: Send {
     /// Sends a message to one node, if it can be reached.
     fn send(&mut self, to: NodeId, message: Envelope);
 
     /// Spreads a message among all who follow its topic.
     fn publish(&mut self, topic: Topic, message: Envelope);
+
+    /// Sends a message to every neighbour, and to each that comes before the next greeting.
+    fn greet(&mut self, message: Envelope);
+}
+
+/// A node's connection to others.
+#[allow(missing_debug_implementations, reason = "networks have none")]
+pub struct Link {
+    pub network: Box<dyn Network>,
+    /// What others say, and what happens on the way to them.
+    pub heard: async_channel::Receiver<Heard>,
+    /// Where the network writes down how it stands, if there is one.
+    pub board: Option<Board>,
+}
+
+impl Link {
+    /// A network of one.
+    pub fn nobody_else() -> Self {
+        Self { network: Box::new(NobodyElse), heard: async_channel::bounded(1).1, board: None }
+    }
 }
 
 /// A network of one: there is nobody who could hear.
@@ -21,4 +42,6 @@ impl Network for NobodyElse {
     fn send(&mut self, _to: NodeId, _message: Envelope) {}
 
     fn publish(&mut self, _topic: Topic, _message: Envelope) {}
+
+    fn greet(&mut self, _message: Envelope) {}
 }

@@ -7,6 +7,7 @@ use neuroshard_core::{Event, ModeReason, Progress, SavedState};
 use neuroshard_proto::{Manifest, OwnerId, Time, WIRE_VERSION};
 use serde::{Deserialize, Serialize};
 
+use crate::net::NetStatus;
 use crate::network::Network;
 
 /// Steps whose speed is averaged.
@@ -62,6 +63,9 @@ pub struct Status {
     pub started_from: Option<StateRoot>,
     /// What the network has agreed on, and what it holds for this node's owner.
     pub agreed: Option<AgreedStatus>,
+    /// How the network stands; `None` if the node has no part in one.
+    #[serde(default)]
+    pub net: Option<NetStatus>,
     /// Batches that were skipped because a value left its range.
     pub voids: u64,
     /// Bytes of all blobs in the store.
@@ -177,6 +181,7 @@ impl Status {
             saved: None,
             started_from: None,
             agreed: None,
+            net: None,
             voids: 0,
             store_bytes: 0,
             uptime_ms: None,

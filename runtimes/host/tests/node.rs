@@ -11,7 +11,7 @@ use neuroshard_host::data::Embedded;
 use neuroshard_host::home::{Home, HomeError, Visit};
 use neuroshard_host::network::{Expected, Founding, Network, NetworkError, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, Report, Setup, Tap};
-use neuroshard_host::peers::NobodyElse;
+use neuroshard_host::peers::Link;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
 use neuroshard_host::worker::EngineFactory;
@@ -49,7 +49,7 @@ impl Scene {
         let network = network.unwrap_or_else(|| {
             let (model, training) = toy();
             let text = text();
-            let (seed, founder) = (Hash::of_blob(b"seed"), home.founder());
+            let (seed, founders) = (Hash::of_blob(b"seed"), vec![home.founder()].try_into().unwrap());
             let (params, source) = (Params::DEFAULT, source(&text));
             let founding = Founding {
                 model,
@@ -57,7 +57,7 @@ impl Scene {
                 params,
                 seed,
                 source,
-                founder,
+                founders,
                 allocations: Default::default(),
                 first: None,
             };
@@ -85,7 +85,7 @@ impl Scene {
             follower: Follower::new(status, LossScale::new(&self.network.manifest)),
             owner: self.home.keys.owner_id(),
             signer: Box::new(self.home.keys.signer()),
-            network: Box::new(NobodyElse),
+            link: Link::nobody_else(),
         };
         Node::new(setup).unwrap()
     }

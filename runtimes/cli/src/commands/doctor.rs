@@ -1,5 +1,7 @@
 //! `neuroshard doctor`: what could keep a node from working here, one line each.
 
+mod network;
+
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,6 +12,7 @@ use neuroshard_host::clock::unix_ms;
 use neuroshard_host::directory::{DirectoryError, Paths};
 use neuroshard_host::home::{HomeError, Visit};
 use neuroshard_host::keys::entropy;
+use neuroshard_host::runtime::Runtime;
 use neuroshard_host::store::ByteCount;
 use neuroshard_shaders::selftest::Verdict;
 
@@ -30,9 +33,9 @@ enum Finding {
     Wrong(String),
 }
 
-pub(crate) fn doctor(settings: &Settings) -> Result<(), Failure> {
+pub(crate) fn doctor(runtime: &impl Runtime, settings: &Settings, network: bool) -> Result<(), Failure> {
     let root = settings.data_dir()?;
-    let mut wrong = 0;
+    let mut wrong = 0_u32;
     let json = settings.json.unwrap_or(false);
     let mut tell = |name: &str, finding: Finding| {
         let (mark, text) = match finding {
@@ -51,6 +54,12 @@ pub(crate) fn doctor(settings: &Settings) -> Result<(), Failure> {
     };
     tell("entropy", entropy().map_or_else(|e| Finding::Wrong(e.to_string()), |_| Finding::Fine("at hand".into())));
     tell("clock", clock());
+    if network {
+        for (name, finding) in network::findings(runtime, settings, &root) {
+            tell(name, finding);
+        }
+        return verdict(wrong);
+    }
     tell("loopback", loopback(settings.api_port));
     tell("memory", Finding::Fine(format!("{} may be used", ByteCount(settings.operator(0).memory_bytes))));
     tell("disk", disk(&root));
@@ -60,6 +69,10 @@ pub(crate) fn doctor(settings: &Settings) -> Result<(), Failure> {
     for (name, finding) in directory(&root) {
         tell(name, finding);
     }
+    verdict(wrong)
+}
+
+fn verdict(wrong: u32) -> Result<(), Failure> {
     if wrong > 0 {
         Err(Failure::new(format!("{wrong} of these must be mended before a node can work here")))
     } else {

@@ -53,9 +53,10 @@ pub(crate) fn import(settings: &Settings, from: &Path) -> Result<(), Failure> {
         )));
     }
     let first = checkpoint.put(&home.store)?;
-    let (state, source, params, founder) = (first.root, source(settings), settings.params(), home.founder());
-    let allocations = settings.allocations(founder.owner).map_err(Failure::usage)?;
-    let founding = Founding { model, training, params, seed, source, founder, allocations, first: Some(first) };
+    let (state, source, params, me) = (first.root, source(settings), settings.params(), home.founder());
+    let allocations = settings.allocations(me.owner).map_err(Failure::usage)?;
+    let founders = settings.founders(me).map_err(Failure::usage)?;
+    let founding = Founding { model, training, params, seed, source, founders, allocations, first: Some(first) };
     let (network, skipped) = home.found(&founding, &mut |_, _| {})?;
     let id = network.genesis.network();
     if settings.json.unwrap_or(false) {

@@ -1,9 +1,11 @@
-//! `neuroshard keys`: a backup of the secret keys, and the way back.
+//! `neuroshard keys`: a backup of the secret keys, the way back, and the code of a founder.
 
 use std::path::Path;
 
+use neuroshard_host::codes::founder_code;
 use neuroshard_host::directory::{DataDirectory, Paths};
 use neuroshard_host::keys::Keys;
+use neuroshard_proto::Founder;
 
 use crate::failure::Failure;
 use crate::say::out;
@@ -15,6 +17,24 @@ pub(crate) fn backup(settings: &Settings, file: &Path) -> Result<(), Failure> {
     keys.back_up(file).map_err(Failure::new)?;
     out!("wrote the keys of node {:.16} to {}", keys.node_id(), file.display());
     out!("Whoever has this file is you: keep it where nobody else can read it.");
+    Ok(())
+}
+
+/// Prints the code by which another node names this one a founder.
+pub(crate) fn founder(settings: &Settings) -> Result<(), Failure> {
+    let root = settings.data_dir()?;
+    // Keys that are there can be read beside a running node; new ones need the directory for a moment.
+    let existing = Paths::of_existing(&root).ok().and_then(|paths| Keys::open(&paths.keys()).ok());
+    let keys = match existing {
+        Some(keys) => keys,
+        None => Keys::open_or_create(&DataDirectory::open(&root)?.paths().keys()).map_err(Failure::new)?,
+    };
+    let code = founder_code(&Founder { owner: keys.owner_id(), node: keys.node_id(), power: 1 });
+    if settings.json.unwrap_or(false) {
+        out!("{}", serde_json::json!({ "founder": code, "node": keys.node_id(), "owner": keys.owner_id() }));
+    } else {
+        out!("{code}");
+    }
     Ok(())
 }
 

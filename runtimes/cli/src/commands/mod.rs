@@ -4,6 +4,7 @@ pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod exchange;
 pub(crate) mod generate;
+pub(crate) mod invite;
 pub(crate) mod keys;
 pub(crate) mod logits;
 pub(crate) mod params;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use neuroshard_host::api::running_status;
 use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Visit;
+use neuroshard_host::net::NetStatus;
 use neuroshard_host::status::{Loss, Status};
 use neuroshard_host::store::ByteCount;
 use neuroshard_proto::Amount;
@@ -26,6 +27,17 @@ pub(crate) fn status(settings: &Settings) -> Result<(), Failure> {
         io::stdout().write_all(words(&status).as_bytes())
     };
     written.map_err(|error| Failure::new(format!("standard output cannot be written: {error}")))
+}
+
+/// How the node stands to others.
+fn peers(net: &NetStatus) -> String {
+    let reach = match &net.listening[..] {
+        [] => "it only dials".to_owned(),
+        addresses => format!("it listens at {}", addresses.join(", ")),
+    };
+    let out = if net.excluded > 0 { format!(", {} kept out", net.excluded) } else { String::new() };
+    let (heard, said) = (ByteCount(net.bytes_in), ByteCount(net.bytes_out));
+    format!("{}{out}; {reach}; {heard} heard, {said} said", net.peers.len())
 }
 
 /// A status as lines of name and value.
@@ -68,6 +80,7 @@ fn words(status: &Status) -> String {
             ("balance", format!("{}, and {} bonded", money(agreed.balance_units), money(agreed.bond_units))),
         ]
     }));
+    lines.extend(status.net.as_ref().map(|net| ("peers", peers(net))));
     lines.push(("store", ByteCount(status.store_bytes).to_string()));
     if status.voids > 0 {
         lines.push(("void", format!("{} batches", status.voids)));

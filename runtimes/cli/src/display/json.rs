@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use neuroshard_core::{Event, Recovery};
 use neuroshard_host::metrics::job_name;
+use neuroshard_host::net::NetEvent;
 use neuroshard_host::node::{Cause, Report};
 use neuroshard_host::status::{Follower, reason_text};
 use serde::Serialize;
@@ -28,6 +29,13 @@ enum Line<'a> {
         text_bytes: u64,
         shards: usize,
         skipped_files: u64,
+    },
+    Joined {
+        network: String,
+        preset: &'a str,
+        shards: usize,
+        /// Whether nothing but the node at the address said which network it is.
+        trusted: bool,
     },
     Started {
         network: String,
@@ -84,6 +92,34 @@ enum Line<'a> {
     },
     Diverged {
         step: u64,
+    },
+    Listening {
+        address: &'a str,
+    },
+    Connected {
+        node: String,
+        address: &'a str,
+        peers: u64,
+    },
+    Left {
+        node: String,
+        peers: u64,
+    },
+    CutOff {
+        node: String,
+        why: String,
+        out_s: u64,
+    },
+    Unreachable {
+        address: &'a str,
+        why: String,
+    },
+    Decided {
+        height: u64,
+        block: String,
+        transactions: u32,
+        root: String,
+        at_ms: u64,
     },
     StoreFull {
         why: &'a str,
@@ -172,8 +208,29 @@ impl<W: Write + Send> Display for Json<W> {
                     Cause::Diverged => "diverged",
                 },
             }),
-            News::Packing { .. } | News::Stopping { .. } | News::Log(_) => Ok(()),
+            News::Joined { network, trusted } => self.line(&Line::Joined {
+                network: network.genesis.network().to_string(),
+                preset: network.model_name(),
+                shards: network.manifest.shards.len(),
+                trusted: *trusted,
+            }),
+            News::Packing { .. } | News::Fetching { .. } | News::Stopping { .. } | News::Log(_) => Ok(()),
         }
+    }
+}
+
+fn net_line(event: &NetEvent) -> Line<'_> {
+    match event {
+        NetEvent::Listening { address } => Line::Listening { address },
+        NetEvent::Connected { node, address, peers } => {
+            Line::Connected { node: node.to_string(), address, peers: *peers }
+        }
+        NetEvent::Left { node, peers } => Line::Left { node: node.to_string(), peers: *peers },
+        NetEvent::CutOff { node, why, out_s } => {
+            Line::CutOff { node: node.to_string(), why: why.to_string(), out_s: *out_s }
+        }
+        NetEvent::Unreachable { address, why } => Line::Unreachable { address, why: why.clone() },
+        NetEvent::Useless { address, why } => Line::Unreachable { address, why: why.to_string() },
     }
 }
 
@@ -184,6 +241,7 @@ fn report_line<'a>(report: &'a Report, follower: Option<&'a Follower>) -> Option
         Report::StoreRecovered => return Some(Line::StoreRecovered),
         Report::RecordingEnded { why } => return Some(Line::RecordingEnded { why }),
         Report::Lost { reports } => return Some(Line::Lost { events: *reports }),
+        Report::Net(event) => return Some(net_line(event)),
     };
     let loss = || follower?.loss_of(event);
     Some(match event {
@@ -224,6 +282,13 @@ fn report_line<'a>(report: &'a Report, follower: Option<&'a Follower>) -> Option
             Line::Fault { job: job_name(*job), fault: "no answer came in time".to_owned(), then: "reload" }
         }
         Event::Diverged { step, .. } => Line::Diverged { step: step.0 },
+        Event::BlockDecided { height, id, transactions, root, .. } => Line::Decided {
+            height: *height,
+            block: id.to_string(),
+            transactions: *transactions,
+            root: root.to_string(),
+            at_ms: at,
+        },
         Event::PeerUp { node } => Line::Peer { node: node.to_string(), up: true },
         Event::PeerDown { node } => Line::Peer { node: node.to_string(), up: false },
         Event::Rejected { reject } => Line::Rejected { why: format!("{reject:?}") },

@@ -117,7 +117,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
     fn show(&mut self, news: &News<'_>, follower: Option<&Follower>) -> io::Result<()> {
         match news {
-            News::Packing { done, of } => {
+            News::Packing { done, of } | News::Fetching { done, of } => {
                 self.begun = true;
                 self.panel.packing = Some((*done, *of));
                 return self.draw();
@@ -163,7 +163,7 @@ impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
                 self.terminal.show_cursor().map_err(io::Error::other)?;
                 self.leave()?;
             }
-            News::Opened(_) | News::Founded { .. } => {
+            News::Opened(_) | News::Founded { .. } | News::Joined { .. } => {
                 for (name, text) in opening_lines(news) {
                     self.above(name, &text)?;
                 }
@@ -340,12 +340,12 @@ mod tests {
         let (model, training) = Preset::Nano.specs();
         let text = vec![b'x'; 100_000];
         let source = Source::Book(Embedded(vec![("x", &text)]));
-        let founder = home.founder();
+        let founders = vec![home.founder()].try_into().unwrap();
         let (params, seed, first) = (Params::DEFAULT, Hash::default(), None);
         let founding =
-            Founding { model, training, params, seed, source, founder, allocations: Default::default(), first };
+            Founding { model, training, params, seed, source, founders, allocations: Default::default(), first };
         let (network, _) = home.found(&founding, &mut |_, _| {}).unwrap();
-        let mut status = Status::new(&network, founder.node.to_string(), "/data/neuroshard".into());
+        let mut status = Status::new(&network, home.keys.node_id().to_string(), "/data/neuroshard".into());
         status.version = "0.0.0".into();
         status.adapter = Some("CPU, 2 threads, AVX-512".into());
         Follower::new(status, LossScale::new(&network.manifest))

@@ -33,6 +33,10 @@ pub(crate) enum News<'a> {
     Packing { done: u64, of: u64 },
     /// A network was founded.
     Founded { network: &'a Network, skipped: Skipped },
+    /// So many bytes of so many came from other nodes.
+    Fetching { done: u64, of: u64 },
+    /// A network was joined; `trusted` if nothing but the node at the address said which one it is.
+    Joined { network: &'a Network, trusted: bool },
     /// The loop runs.
     Started { network: &'a Network, api: String },
     /// The loop tells something; the follower has taken note of it.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use neuroshard_core::{Event, Recovery};
 use neuroshard_host::metrics::job_name;
+use neuroshard_host::net::NetEvent;
 use neuroshard_host::node::{Ended, Report};
 use neuroshard_host::status::{Follower, reason_text};
 use neuroshard_host::store::ByteCount;
@@ -66,7 +67,8 @@ impl<W: Write> Plain<W> {
 impl<W: Write + Send> Display for Plain<W> {
     fn show(&mut self, news: &News<'_>, follower: Option<&Follower>) -> io::Result<()> {
         match news {
-            News::Packing { done, of } => {
+            News::Packing { done, of } | News::Fetching { done, of } => {
+                let name = if matches!(news, News::Packing { .. }) { "packing" } else { "fetching" };
                 if done < of && self.last_packing.elapsed() < PACKING_EVERY {
                     return Ok(());
                 }
@@ -75,7 +77,7 @@ impl<W: Write + Send> Display for Plain<W> {
                 if *of < 64 << 20 {
                     return Ok(());
                 }
-                self.line("packing", &format!("{} of {}", ByteCount(*done), ByteCount(*of)))
+                self.line(name, &format!("{} of {}", ByteCount(*done), ByteCount(*of)))
             }
             News::Report(report) => self.report(report, follower),
             News::Stopping { times } => {
@@ -106,6 +108,17 @@ pub(super) fn opening_lines(news: &News<'_>) -> Vec<(&'static str, String)> {
             }
             lines
         }
+        News::Joined { network, trusted } => {
+            let id = network.genesis.network();
+            let mut lines = vec![("joined", format!("network {id:.16}"))];
+            if *trusted {
+                lines.push((
+                    "note",
+                    format!("only the node at this address says that it is this one; compare with others: {id}"),
+                ));
+            }
+            lines
+        }
         News::Started { network, api } => vec![
             ("text", data_words(&network.source, &network.manifest)),
             (
@@ -121,7 +134,9 @@ pub(super) fn opening_lines(news: &News<'_>) -> Vec<(&'static str, String)> {
             ("api", format!("http://{api} (its token is in the data directory)")),
         ],
         News::Ended(ended) => vec![("stopped", ended_words(ended))],
-        News::Packing { .. } | News::Stopping { .. } | News::Report(_) | News::Log(_) => Vec::new(),
+        News::Packing { .. } | News::Fetching { .. } | News::Stopping { .. } | News::Report(_) | News::Log(_) => {
+            Vec::new()
+        }
     }
 }
 
@@ -149,7 +164,20 @@ pub(super) fn notice_words(report: &Report) -> (&'static str, String) {
         Report::StoreRecovered => ("disk", "there is room again, and everything is written".to_owned()),
         Report::RecordingEnded { why } => ("trace", why.clone()),
         Report::Lost { reports } => ("lost", format!("{reports} lines that nobody read in time")),
+        Report::Net(event) => (net_name(event), event.to_string()),
         Report::Event { .. } => ("", String::new()),
+    }
+}
+
+/// What happened between this node and others, in a word; in capitals if the operator may have to do something.
+fn net_name(event: &NetEvent) -> &'static str {
+    match event {
+        NetEvent::Listening { .. } => "listening",
+        NetEvent::Connected { .. } => "connected",
+        NetEvent::Left { .. } => "left",
+        NetEvent::CutOff { .. } => "cut off",
+        NetEvent::Unreachable { .. } => "NO ANSWER",
+        NetEvent::Useless { .. } => "NO USE",
     }
 }
 

@@ -56,8 +56,9 @@ fn import(from: &Path) -> TempDir {
     let (model, training) = (*checkpoint.model(), checkpoint.training());
     let text = vec![b'x'; 4000];
     let source = Source::Book(Embedded(vec![("x", &text)]));
-    let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.founder());
-    let founding = Founding { model, training, params, seed, source, founder, allocations: Default::default(), first };
+    let (params, seed) = (Params::DEFAULT, Hash::default());
+    let founders = vec![home.founder()].try_into().unwrap();
+    let founding = Founding { model, training, params, seed, source, founders, allocations: Default::default(), first };
     home.found(&founding, &mut |_, _| {}).unwrap();
     dir
 }
@@ -116,9 +117,10 @@ fn nothing_is_exported_before_the_first_save_or_over_other_files() {
     let (model, training) = specs();
     let text = vec![b'x'; 4000];
     let source = Source::Book(Embedded(vec![("x", &text)]));
-    let (params, seed, founder) = (Params::DEFAULT, Hash::default(), home.founder());
+    let (params, seed) = (Params::DEFAULT, Hash::default());
+    let founders = vec![home.founder()].try_into().unwrap();
     let founding =
-        Founding { model, training, params, seed, source, founder, allocations: Default::default(), first: None };
+        Founding { model, training, params, seed, source, founders, allocations: Default::default(), first: None };
     home.found(&founding, &mut |_, _| {}).unwrap();
     drop(home);
     let error = export(data.path(), &out.path().join("new"), false).unwrap_err();

@@ -1,0 +1,113 @@
+//! `neuroshard doctor --network`: whether this node can listen, from where it can be reached, and who answers.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use neuroshard_host::api::running_status;
+use neuroshard_host::directory::Paths;
+use neuroshard_host::keys::Keys;
+use neuroshard_host::net::address::{Distance, distance};
+use neuroshard_host::net::join::probe;
+use neuroshard_host::net::{Multiaddr, NetStatus, kept_addresses, socket_address};
+use neuroshard_host::network::Network;
+use neuroshard_host::runtime::Runtime;
+
+use super::Finding;
+use crate::settings::Settings;
+use crate::values::Address;
+
+/// Addresses of other nodes that are looked at.
+const PROBES_MAX: usize = 8;
+
+type Findings = Vec<(&'static str, Finding)>;
+
+pub(super) fn findings(runtime: &impl Runtime, settings: &Settings, root: &Path) -> Findings {
+    let paths = Paths::of_existing(root).ok();
+    let running = paths.as_ref().and_then(running_status).and_then(|status| status.net);
+    let mut findings = match &running {
+        Some(net) => of_running(net),
+        None => listeners(settings),
+    };
+    let network = paths.as_ref().and_then(|paths| Network::read(paths).ok().flatten());
+    let id = network.as_ref().map(|network| network.genesis.network());
+    findings.push(match &network {
+        Some(network) => {
+            let founders = network.genesis.founders.len();
+            ("network", Finding::Fine(format!("{:.16}, founded by {founders}", network.genesis.network())))
+        }
+        None => ("network", Finding::Fine("none yet; nodes of any network are looked for".into())),
+    });
+    let mut addresses: Vec<Multiaddr> = settings.connect.iter().flatten().map(|address| address.0.clone()).collect();
+    addresses.extend(paths.as_ref().map(|paths| kept_addresses(&paths.peers())).unwrap_or_default());
+    addresses.truncate(PROBES_MAX);
+    if addresses.is_empty() {
+        let text = "no address of another node is known; name one with --connect, or join by an invite";
+        findings.push(("peers", Finding::Odd(text.into())));
+    }
+    // A key of its own: the node's may be in use, and nobody is to take this for it.
+    let Ok(keys) = Keys::generate() else { return findings };
+    let mut reached = 0;
+    for address in &addresses {
+        match runtime.block_on(probe(runtime, &keys, id, address)) {
+            Ok(node) => {
+                reached += 1;
+                findings.push(("peer", Finding::Fine(format!("{node:.16} answers at {address}"))));
+            }
+            Err(why) => findings.push(("peer", Finding::Odd(format!("{address}: {why}")))),
+        }
+    }
+    if reached == 0 && !addresses.is_empty() {
+        let text = "none of these nodes answers: this machine is not connected, or a firewall keeps it from them";
+        findings.push(("peers", Finding::Wrong(text.into())));
+    }
+    findings
+}
+
+/// A node that runs knows best.
+fn of_running(net: &NetStatus) -> Findings {
+    let mut findings = vec![("peers", Finding::Fine(format!("the node runs and has {}", net.peers.len())))];
+    let listening: Vec<Multiaddr> = net.listening.iter().filter_map(|address| address.parse().ok()).collect();
+    findings.extend(listening.iter().map(|address| ("listen", Finding::Fine(place(address)))));
+    let inbound = net.peers.iter().filter(|peer| peer.inbound).count();
+    findings.push(match (listening.is_empty(), inbound) {
+        (true, _) => ("reachable", Finding::Odd("it does not listen, so it only dials; --listen lets others in".into())),
+        (false, 0) => (
+            "reachable",
+            Finding::Odd(
+                "nobody has connected to it yet; if others are to come from outside, open its port in the router and say \
+                 --announce with the address that they see"
+                    .into(),
+            ),
+        ),
+        (false, inbound) => ("reachable", Finding::Fine(format!("{inbound} peers came by themselves"))),
+    });
+    findings
+}
+
+/// Whether the addresses that are to be listened on can be had.
+fn listeners(settings: &Settings) -> Findings {
+    let wanted: Vec<&Address> = settings.listen.iter().flatten().collect();
+    if wanted.is_empty() {
+        return vec![("listen", Finding::Fine("the node would only dial; --listen lets others in".into()))];
+    }
+    let look = |address: &&Address| {
+        let address = &address.0;
+        let finding = match socket_address(address).map(TcpListener::bind) {
+            None => Finding::Wrong(format!("{address}: a name cannot be listened on; write an address")),
+            Some(Ok(_)) => Finding::Fine(place(address)),
+            Some(Err(error)) => Finding::Wrong(format!("{address} cannot be listened on: {error}")),
+        };
+        ("listen", finding)
+    };
+    wanted.iter().map(look).collect()
+}
+
+/// An address, and from where it can be reached.
+fn place(address: &Multiaddr) -> String {
+    let from = match distance(address) {
+        Distance::Machine => "from this machine only",
+        Distance::Local => "from the local network",
+        Distance::Anywhere => "from wherever this address leads",
+    };
+    format!("{address}, reachable {from}")
+}

@@ -1,0 +1,605 @@
+//! The task that owns the swarm: it connects, cuts off, gossips, and gives streams to the tasks that read and write them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use futures_lite::{FutureExt as _, future};
+use libp2p::core::ConnectedPoint;
+use libp2p::gossipsub::{self, MessageAcceptance, MessageId, PublishError};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
+use neuroshard_core::Topic;
+use neuroshard_proto::{NodeId, Reject};
+
+use super::behaviour::{BLOBS, Behaviour, BehaviourEvent};
+use super::board::{Board, Dropped, NetEvent, PeerStatus};
+use super::bootstrap::Bootstrap;
+use super::control::{self, Ear, Heard, Note, Opening, Outlet};
+use super::library::Library;
+use super::names::{self, Allegiance};
+use super::quota::{Conduct, Excluded, Misconduct, Quota};
+use super::streams::StreamEvent;
+use super::tcp;
+use super::verify::{Looked, Room};
+use crate::runtime::Runtime;
+
+/// How often what is due by the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Gossiped messages that are being verified.
+const VERDICTS_MAX: usize = 256;
+/// Nodes that are to be told something and have no connection yet, and messages that wait for each.
+const UNREACHED_MAX: usize = 32;
+const UNREACHED_MESSAGES_MAX: usize = 8;
+/// Peers that this node looks for on its own.
+const PEERS_WANTED: usize = 8;
+/// Peers dialled in a tick to have them.
+const DIALS_A_TICK: usize = 2;
+/// How often the directory is asked for more peers while there are few.
+const LOOK_AROUND_TICKS: u64 = 60;
+/// Addresses of a peer that are taken from its own word.
+const ADDRESSES_A_PEER: usize = 8;
+/// Pings that may fail in a row.
+const PINGS_LOST_MAX: u32 = 3;
+/// How often gossip may report that a peer does not read, in seconds of its life.
+const UNREAD_MAX: u32 = 20;
+/// Streams on which a peer may ask for blobs at a time.
+const ASKING_MAX: usize = 4;
+/// How long connections have to end.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What the node wants of the network.
+#[derive(Debug)]
+pub(super) enum Order {
+    Send {
+        to: NodeId,
+        frame: Vec<u8>,
+    },
+    Publish {
+        topic: Topic,
+        frame: Vec<u8>,
+    },
+    /// To every peer, and to each that comes.
+    Greet {
+        frame: Vec<u8>,
+    },
+}
+
+/// Bytes that may wait for peers.
+const OUTGOING_BYTES_MAX: usize = 64 << 20;
+
+/// The task's state.
+pub(super) struct Hub<R> {
+    pub(super) runtime: R,
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) orders: async_channel::Receiver<Order>,
+    pub(super) notes: (async_channel::Sender<Note>, async_channel::Receiver<Note>),
+    pub(super) ear: Ear,
+    pub(super) library: Library,
+    pub(super) board: Board,
+    pub(super) bootstrap: Bootstrap,
+    pub(super) state: State,
+}
+
+/// What the task keeps in mind.
+pub(super) struct State {
+    peers: BTreeMap<PeerId, Peer>,
+    excluded: Excluded,
+    greeting: Option<Arc<Vec<u8>>>,
+    outgoing: Room,
+    verdicts: FuturesUnordered<Pin<Box<dyn Future<Output = Verdict> + Send>>>,
+    opening: Opening,
+    /// What waits for a connection.
+    unreached: BTreeMap<PeerId, VecDeque<Arc<Vec<u8>>>>,
+    tick: Timer,
+    ticks: u64,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            peers: BTreeMap::new(),
+            excluded: Excluded::default(),
+            greeting: None,
+            outgoing: Room::new(OUTGOING_BYTES_MAX),
+            verdicts: FuturesUnordered::new(),
+            opening: Opening::default(),
+            unreached: BTreeMap::new(),
+            tick: Timer::interval(TICK),
+            ticks: 0,
+        }
+    }
+}
+
+/// A peer that is connected.
+struct Peer {
+    node: NodeId,
+    /// Addresses of its connections, and whether it made the first.
+    address: Multiaddr,
+    inbound: bool,
+    since: Instant,
+    program: Option<String>,
+    ping: Option<Duration>,
+    pings_lost: u32,
+    unread: u32,
+    quota: Arc<Mutex<Quota>>,
+    conduct: Conduct,
+    /// Once it is known to be of this network.
+    outlet: Option<Outlet>,
+    /// As many as streams on which it asks for blobs, and one more.
+    asking: Arc<()>,
+    /// Closed when its messages are to be read no further.
+    reading: Option<async_channel::Sender<()>>,
+}
+
+/// What became of a gossiped message.
+struct Verdict {
+    id: MessageId,
+    source: PeerId,
+    bytes: usize,
+    looked: Option<Looked>,
+}
+
+/// What woke the task.
+enum Wake {
+    Order(Option<Order>),
+    Note(Note),
+    Verdict(Verdict),
+    Swarm(Box<SwarmEvent<BehaviourEvent>>),
+    Tick,
+}
+
+impl<R: Runtime> Hub<R> {
+    /// Runs until the node lets go of the network.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.wake().await {
+                Wake::Order(None) => break,
+                Wake::Order(Some(order)) => self.on_order(order),
+                Wake::Note(note) => self.on_note(note),
+                Wake::Verdict(verdict) => self.on_verdict(verdict),
+                Wake::Swarm(event) => self.on_swarm(*event),
+                Wake::Tick => self.on_tick(),
+            }
+        }
+        self.leave().await;
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let Self { swarm, orders, notes, state, .. } = self;
+        let order = async { Wake::Order(orders.recv().await.ok()) };
+        let note = async {
+            match notes.1.recv().await {
+                Ok(note) => Wake::Note(note),
+                Err(_) => future::pending().await,
+            }
+        };
+        let verdicts = &mut state.verdicts;
+        let verdict = async {
+            match verdicts.next().await {
+                Some(verdict) => Wake::Verdict(verdict),
+                None => future::pending().await,
+            }
+        };
+        let event = async { Wake::Swarm(Box::new(swarm.select_next_some().await)) };
+        let tick = async {
+            state.tick.next().await;
+            Wake::Tick
+        };
+        order.or(note).or(verdict).or(tick).or(event).await
+    }
+
+    /// Ends all connections, so that peers need not find out.
+    async fn leave(&mut self) {
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let gone = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        control::within(FAREWELL, gone).await;
+    }
+
+    fn tell(&self, event: NetEvent) {
+        tracing::debug!(%event, "network");
+        if self.ear.heard.try_send(Heard::Event(event)).is_err() {
+            self.board.on_drop(Dropped::Busy);
+        }
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Send { to, frame } => self.send(&to, Arc::new(frame)),
+            Order::Greet { frame } => {
+                let frame = Arc::new(frame);
+                for outlet in self.state.peers.values().filter_map(|peer| peer.outlet.as_ref()) {
+                    outlet.send(Arc::clone(&frame));
+                }
+                self.state.greeting = Some(frame);
+            }
+            Order::Publish { topic, frame } => {
+                let topic = gossipsub::IdentTopic::new(names::topic(self.ear.network, topic));
+                let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else { return };
+                match gossip.publish(topic, frame) {
+                    Ok(_) => self.board.on_message_out(),
+                    Err(PublishError::Duplicate) => self.board.on_drop(Dropped::Repeated),
+                    Err(PublishError::NoPeersSubscribedToTopic) => self.board.on_drop(Dropped::NoListener),
+                    Err(_) => self.board.on_drop(Dropped::QueueFull),
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, to: &NodeId, frame: Arc<Vec<u8>>) {
+        let Some(peer) = names::peer_of(to) else { return self.board.on_drop(Dropped::NoWay) };
+        let State { peers, unreached, .. } = &mut self.state;
+        if let Some(outlet) = peers.get(&peer).and_then(|peer| peer.outlet.as_ref()) {
+            return outlet.send(frame);
+        }
+        if !unreached.contains_key(&peer) && unreached.len() >= UNREACHED_MAX {
+            return self.board.on_drop(Dropped::QueueFull);
+        }
+        let waiting = unreached.entry(peer).or_default();
+        if waiting.len() >= UNREACHED_MESSAGES_MAX {
+            return self.board.on_drop(Dropped::QueueFull);
+        }
+        waiting.push_back(frame);
+        let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(_) => {
+                // Its address may be found in time for the next message.
+                if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+                    kad.get_closest_peers(peer);
+                }
+                self.give_up(&peer);
+            }
+        }
+    }
+
+    /// There is no way to a peer: what waited for it is lost.
+    fn give_up(&mut self, peer: &PeerId) {
+        for _ in self.state.unreached.remove(peer).unwrap_or_default() {
+            self.board.on_drop(Dropped::NoWay);
+        }
+    }
+
+    fn on_note(&mut self, note: Note) {
+        match note {
+            Note::Misconduct { peer, what } => self.on_misconduct(peer, what),
+            Note::Open { peer, protocol, answer } => {
+                let streams = &mut self.swarm.behaviour_mut().streams;
+                self.state.opening.ask(streams, peer, protocol, answer);
+            }
+        }
+    }
+
+    fn on_misconduct(&mut self, id: PeerId, what: Misconduct) {
+        let now = Instant::now();
+        let Some(peer) = self.state.peers.get_mut(&id) else { return };
+        if peer.conduct.add(now, &what) {
+            self.cut_off(id, what);
+        }
+    }
+
+    fn cut_off(&mut self, id: PeerId, why: Misconduct) {
+        let Some(peer) = self.state.peers.remove(&id) else { return };
+        let now = Instant::now();
+        let out = if why.is_hostile() { self.state.excluded.add(now, peer.node) } else { Duration::ZERO };
+        if !out.is_zero() {
+            self.swarm.behaviour_mut().excluded.block_peer(id);
+        }
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            kad.remove_peer(&id);
+        }
+        let _ = self.swarm.disconnect_peer_id(id);
+        self.board.on_cut_off(&why);
+        if let Some(address) = self.bootstrap.on_useless(&id) {
+            self.tell(NetEvent::Useless { address, why: why.clone() });
+        }
+        self.tell(NetEvent::CutOff { node: peer.node, why, out_s: out.as_secs() });
+    }
+
+    fn on_verdict(&mut self, Verdict { id, source, bytes, looked }: Verdict) {
+        let Some(Looked { result, took }) = looked else { return };
+        if let Some(peer) = self.state.peers.get(&source) {
+            let mut quota = peer.quota.lock().unwrap_or_else(PoisonError::into_inner);
+            quota.on_verified(Instant::now(), took);
+        }
+        let result = result.and_then(|message| match message.network() {
+            theirs if theirs != self.ear.network => Err(Reject::OtherNetwork { theirs }),
+            _ => Ok(message),
+        });
+        let acceptance = match result {
+            Ok(message) => {
+                let heard = self.ear.room.take(bytes).map(|held| Heard::Message(message, held));
+                match heard.and_then(|heard| self.ear.heard.try_send(heard).ok()) {
+                    Some(()) => self.board.on_message_in(),
+                    // It is good all the same, and others may have the time for it.
+                    None => self.board.on_drop(Dropped::Busy),
+                }
+                MessageAcceptance::Accept
+            }
+            Err(reject) => {
+                self.board.on_drop(Dropped::Rejected);
+                self.on_misconduct(source, Misconduct::Rejected(reject));
+                MessageAcceptance::Reject
+            }
+        };
+        self.report(&id, &source, acceptance);
+    }
+
+    fn report(&mut self, id: &MessageId, source: &PeerId, acceptance: MessageAcceptance) {
+        if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
+            gossip.report_message_validation_result(id, source, acceptance);
+        }
+    }
+
+    fn on_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source: source, message_id: id, message } => {
+                let (now, bytes) = (Instant::now(), message.data.len());
+                let over = self.state.peers.get(&source).is_none_or(|peer| {
+                    let mut quota = peer.quota.lock().unwrap_or_else(PoisonError::into_inner);
+                    let over = !quota.wait(now).is_zero();
+                    quota.on_message(now, bytes);
+                    over
+                });
+                let busy = self.state.verdicts.len() >= VERDICTS_MAX;
+                if over || busy {
+                    self.board.on_drop(if over { Dropped::OverQuota } else { Dropped::Busy });
+                    self.report(&id, &source, MessageAcceptance::Ignore);
+                    if over {
+                        self.on_misconduct(source, Misconduct::Flood);
+                    }
+                    return;
+                }
+                let verifier = self.ear.verifier.clone();
+                let look = async move {
+                    let looked = verifier.open(message.data).await;
+                    Verdict { id, source, bytes, looked }
+                };
+                self.state.verdicts.push(Box::pin(look));
+            }
+            gossipsub::Event::SlowPeer { peer_id, .. } => {
+                self.board.on_drop(Dropped::QueueFull);
+                let Some(peer) = self.state.peers.get_mut(&peer_id) else { return };
+                peer.unread += 1;
+                if peer.unread > UNREAD_MAX {
+                    self.on_misconduct(peer_id, Misconduct::Unread);
+                }
+            }
+            gossipsub::Event::Subscribed { .. }
+            | gossipsub::Event::Unsubscribed { .. }
+            | gossipsub::Event::GossipsubNotSupported { .. } => {}
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => self.on_stream(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.on_identified(peer_id, info);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { peer, result, .. })) => {
+                self.on_ping(peer, result.ok());
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.show(Instant::now());
+                self.tell(NetEvent::Listening { address: address.to_string() });
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => self.on_connected(peer_id, &endpoint),
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_closed(&peer_id),
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                if let Some(peer) = peer_id.filter(|peer| !self.swarm.is_connected(peer)) {
+                    self.give_up(&peer);
+                }
+                for (address, why) in self.bootstrap.on_failure(&error) {
+                    self.tell(NetEvent::Unreachable { address, why });
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener cannot accept"),
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, id: PeerId, endpoint: &ConnectedPoint) {
+        let address = endpoint.get_remote_address().clone();
+        if endpoint.is_dialer() {
+            self.bootstrap.on_connected(&address, id);
+        }
+        let now = Instant::now();
+        let Some(node) = names::node_of(&id).filter(|node| !self.state.excluded.holds(now, node)) else {
+            let _ = self.swarm.disconnect_peer_id(id);
+            return;
+        };
+        self.state.peers.entry(id).or_insert_with(|| Peer {
+            node,
+            address,
+            inbound: endpoint.is_listener(),
+            since: now,
+            program: None,
+            ping: None,
+            pings_lost: 0,
+            unread: 0,
+            quota: Arc::new(Mutex::new(Quota::new(now))),
+            conduct: Conduct::new(now),
+            outlet: None,
+            asking: Arc::new(()),
+            reading: None,
+        });
+    }
+
+    fn on_closed(&mut self, id: &PeerId) {
+        self.bootstrap.on_closed(id);
+        let Some(peer) = self.state.peers.remove(id) else { return };
+        if peer.outlet.is_some() {
+            self.tell(NetEvent::Left { node: peer.node, peers: self.members() });
+        }
+    }
+
+    /// Peers that are known to be of this network.
+    fn members(&self) -> u64 {
+        self.state.peers.values().filter(|peer| peer.outlet.is_some()).count() as u64
+    }
+
+    fn on_identified(&mut self, id: PeerId, info: identify::Info) {
+        let theirs = names::allegiance(&info.protocol_version, Some(self.ear.network));
+        let Some(peer) = self.state.peers.get_mut(&id) else { return };
+        peer.program = Some(info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect());
+        match theirs {
+            Allegiance::Ours => {}
+            Allegiance::Guest => return,
+            Allegiance::OtherWire { theirs } => return self.cut_off(id, Misconduct::OtherWire { theirs }),
+            Allegiance::OtherNetwork { theirs } => return self.cut_off(id, Misconduct::OtherNetwork { theirs }),
+            Allegiance::Stranger => return self.cut_off(id, Misconduct::Stranger),
+        }
+        let addresses: Vec<_> = info.listen_addrs.into_iter().filter(tcp::is_dialable).take(ADDRESSES_A_PEER).collect();
+        self.bootstrap.on_member(id, &addresses);
+        let Some(peer) = self.state.peers.get_mut(&id) else { return };
+        if peer.outlet.is_some() {
+            return;
+        }
+        let (outlet, queued) = Outlet::new(self.state.outgoing.clone(), self.board.clone());
+        let greeting = self.state.greeting.iter().cloned();
+        greeting.chain(self.state.unreached.remove(&id).unwrap_or_default()).for_each(|frame| outlet.send(frame));
+        peer.outlet = Some(outlet);
+        let (node, address) = (peer.node, peer.address.to_string());
+        let protocol = names::protocol(self.ear.network, "control");
+        self.runtime.spawn(control::write(id, protocol, queued, self.notes.0.clone(), self.board.clone()));
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            for address in addresses {
+                kad.add_address(&id, address);
+            }
+        }
+        let peers = self.members();
+        self.tell(NetEvent::Connected { node, address, peers });
+    }
+
+    fn on_ping(&mut self, id: PeerId, took: Option<Duration>) {
+        let Some(peer) = self.state.peers.get_mut(&id) else { return };
+        match took {
+            Some(took) => (peer.ping, peer.pings_lost) = (Some(took), 0),
+            None => peer.pings_lost += 1,
+        }
+        if peer.pings_lost >= PINGS_LOST_MAX {
+            let _ = self.swarm.disconnect_peer_id(id);
+        }
+    }
+
+    fn on_stream(&mut self, event: StreamEvent) {
+        match event {
+            StreamEvent::Opened { ticket, stream } => self.state.opening.answer(ticket, Ok(stream)),
+            StreamEvent::Failed { ticket, why } => self.state.opening.answer(ticket, Err(why)),
+            StreamEvent::Came { peer: id, protocol, stream } => {
+                let Some(peer) = self.state.peers.get_mut(&id) else { return };
+                // A stream costs as much as a message, so that opening them over and over is a flood too.
+                let now = Instant::now();
+                let over = {
+                    let mut quota = peer.quota.lock().unwrap_or_else(PoisonError::into_inner);
+                    quota.on_message(now, 0);
+                    !quota.wait(now).is_zero()
+                };
+                if over {
+                    return self.on_misconduct(id, Misconduct::Flood);
+                }
+                if protocol == BLOBS {
+                    let asking = Arc::clone(&peer.asking);
+                    if Arc::strong_count(&asking) > ASKING_MAX + 1 {
+                        return self.board.on_drop(Dropped::OverQuota);
+                    }
+                    let library = self.library.clone();
+                    return self.runtime.spawn(async move {
+                        library.serve(stream).await;
+                        drop(asking);
+                    });
+                }
+                // The newest stream counts: the peer opened it because the one before broke.
+                let (stop, stopped) = async_channel::bounded(1);
+                peer.reading = Some(stop);
+                let (node, quota) = (peer.node, Arc::clone(&peer.quota));
+                let (ear, notes) = (self.ear.clone(), self.notes.0.clone());
+                self.runtime.spawn(control::read(id, node, stream, quota, ear, notes, stopped));
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        self.state.ticks += 1;
+        for options in self.bootstrap.due(now) {
+            if let Err(error) = self.swarm.dial(options) {
+                for (address, why) in self.bootstrap.on_failure(&error) {
+                    self.tell(NetEvent::Unreachable { address, why });
+                }
+            }
+        }
+        self.find_peers();
+        self.readmit(now);
+        self.show(now);
+        self.bootstrap.save_if_due(now);
+    }
+
+    /// Dials peers that others told of, as long as there are few.
+    fn find_peers(&mut self) {
+        let wanted = PEERS_WANTED.saturating_sub(self.state.peers.len()).min(DIALS_A_TICK);
+        if wanted == 0 {
+            return;
+        }
+        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        let (alone, ticks) = (connected.is_empty(), self.state.ticks);
+        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
+        if !alone && ticks.is_multiple_of(LOOK_AROUND_TICKS) {
+            // Without anybody in its tables it has nothing to ask, which is no fault.
+            let _ = kad.bootstrap();
+        }
+        let known = kad.kbuckets().flat_map(|bucket| {
+            let peers: Vec<_> = bucket.iter().map(|entry| *entry.node.key.preimage()).collect();
+            peers
+        });
+        let known: Vec<_> = known.filter(|peer| !connected.contains(peer)).collect();
+        // Another part of them each time, so that those which cannot be reached do not keep out the rest.
+        let skip = usize::try_from(self.state.ticks).unwrap_or(0) % known.len().max(1);
+        for peer in known.into_iter().cycle().skip(skip).take(wanted) {
+            let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).build();
+            let _ = self.swarm.dial(options);
+        }
+    }
+
+    /// Lets those in again whose time is over.
+    fn readmit(&mut self, now: Instant) {
+        let blocked = &mut self.swarm.behaviour_mut().excluded;
+        let over = |peer: &&PeerId| names::node_of(peer).is_none_or(|node| !self.state.excluded.holds(now, &node));
+        let over: Vec<PeerId> = blocked.blocked_peers().iter().filter(over).copied().collect();
+        for peer in over {
+            blocked.unblock_peer(peer);
+        }
+        self.state.excluded.forget(now);
+    }
+
+    fn show(&self, now: Instant) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let members = self.state.peers.values().filter(|peer| peer.outlet.is_some());
+        let peers = members.map(|peer| PeerStatus {
+            node: peer.node.to_string(),
+            address: peer.address.to_string(),
+            inbound: peer.inbound,
+            program: peer.program.clone(),
+            ping_us: peer.ping.map(micros),
+            connected_ms: micros(now.saturating_duration_since(peer.since)) / 1000,
+        });
+        let listening = self.swarm.external_addresses().chain(self.swarm.listeners());
+        let listening = listening.map(Multiaddr::to_string).collect();
+        self.board.set(listening, peers.collect(), self.state.excluded.count(now));
+    }
+}

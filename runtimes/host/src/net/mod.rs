@@ -1,0 +1,219 @@
+//! The network of a node: libp2p under the core, which never sees a type of it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `tcp`, `mux`, `streams` | connections, many streams over one, raw streams for tasks |
+//! | `behaviour` | what libp2p runs over them: identify, ping, directory, gossip, limits |
+//! | `hub` | the one task that owns all this |
+//! | `control` | messages to one node, in order |
+//! | `verify` | signatures, on threads of their own |
+//! | [`quota`] | what a peer may cost, and what is done about misconduct |
+//! | `bootstrap` | whom to connect to |
+//! | [`outline`], `library`, `fetch` | blobs by their hash: checked, given, and got from several holders |
+//! | [`join`] | becoming a node of a network that exists |
+//! | [`board`] | events, status and numbers |
+//!
+//! The node's loop hands over what its core wants said and reads [`Heard`]. Both ways are bounded channels: what does not fit
+//! is dropped and counted, because nothing in the protocol depends on any one message.
+
+pub mod address;
+mod behaviour;
+pub mod board;
+mod bootstrap;
+mod control;
+mod fetch;
+mod hub;
+pub mod join;
+mod library;
+mod mux;
+pub mod names;
+pub mod outline;
+pub mod quota;
+mod streams;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use libp2p::Multiaddr;
+use neuroshard_core::Topic;
+use neuroshard_proto::{Envelope, NetworkId, NodeId, codec};
+
+use self::board::Dropped;
+pub use self::board::{Board, NetEvent, NetStatus};
+use self::bootstrap::Bootstrap;
+pub use self::bootstrap::kept as kept_addresses;
+use self::control::Ear;
+pub use self::control::Heard;
+use self::hub::{Hub, Order, State};
+use self::library::Library;
+pub use self::tcp::socket_address;
+use self::verify::{Room, Verifier};
+use crate::keys::Keys;
+use crate::peers::{Link, Network};
+use crate::runtime::Runtime;
+use crate::store::Store;
+
+/// Orders of the node that wait for the network.
+const ORDERS_MAX: usize = 256;
+/// What was heard and waits for the node's loop, in messages and bytes.
+const HEARD_MAX: usize = 512;
+const HEARD_BYTES_MAX: usize = 64 << 20;
+/// Notes of tasks that wait for the network.
+const NOTES_MAX: usize = 256;
+/// How long the network may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How a node takes part in its network.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Where to listen; nowhere means that the node only dials.
+    pub listen: Vec<Multiaddr>,
+    /// Whom to connect to.
+    pub connect: Vec<Multiaddr>,
+    /// Under which addresses others reach this node, beside those it listens on.
+    pub announce: Vec<Multiaddr>,
+    /// Where the addresses of peers are kept.
+    pub peers_file: Option<PathBuf>,
+}
+
+/// What a node gives to those who join.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub network: NetworkId,
+    /// [`crate::network::Network::to_file`].
+    pub file: Vec<u8>,
+    /// Blobs are given to whoever knows their hash.
+    pub store: Arc<Store>,
+}
+
+/// Why there is no network.
+#[derive(Debug)]
+pub enum NetError {
+    /// An address cannot be listened on.
+    Listen { address: Multiaddr, why: String },
+    /// An address is of a kind that cannot be dialled.
+    Address { address: Multiaddr },
+    /// The system gives no threads.
+    Thread(std::io::Error),
+    /// The parts of the network do not go together: a mistake in this program.
+    Assembly { why: String },
+}
+
+impl fmt::Display for NetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, why } => write!(
+                f,
+                "{address} cannot be listened on: {why}. Name another one with --listen, like /ip4/0.0.0.0/tcp/4700; port 0 \
+                 lets the system choose."
+            ),
+            Self::Address { address } => write!(
+                f,
+                "{address} is no address of a node. One looks like /ip4/203.0.113.7/tcp/4700 or \
+                 /dns4/node.example.org/tcp/4700."
+            ),
+            Self::Thread(error) => write!(f, "the system gives no more threads: {error}"),
+            Self::Assembly { why } => write!(f, "this program broke its own rule, please report it: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for NetError {}
+
+/// A running network. It ends when this and the [`Link`] that came with it are gone.
+#[derive(Debug)]
+pub struct Net {
+    orders: async_channel::Sender<Order>,
+    ended: async_channel::Receiver<()>,
+    pub board: Board,
+}
+
+impl Net {
+    /// Starts the network of a node.
+    ///
+    /// # Errors
+    /// If an address cannot be listened on or is no address.
+    pub fn start(runtime: &impl Runtime, keys: &Keys, facts: Facts, wishes: &Wishes) -> Result<(Self, Link), NetError> {
+        let network = facts.network;
+        if let Some(address) = wishes.connect.iter().find(|address| !tcp::is_dialable(address)) {
+            return Err(NetError::Address { address: address.clone() });
+        }
+        let board = Board::default();
+        let key = keys.network_identity();
+        let listens = !wishes.listen.is_empty();
+        let swarm = behaviour::swarm(runtime, &key, Some(network), listens, &board);
+        let mut swarm = swarm.map_err(|why| NetError::Assembly { why })?;
+        for address in &wishes.listen {
+            let listening = swarm.listen_on(address.clone());
+            listening.map_err(|error| NetError::Listen { address: address.clone(), why: bootstrap::root(&error) })?;
+        }
+        for address in &wishes.announce {
+            swarm.add_external_address(address.clone());
+        }
+        let (sender, orders) = async_channel::bounded(ORDERS_MAX);
+        let (heard_sender, heard) = async_channel::bounded(HEARD_MAX);
+        let verifier = Verifier::start().map_err(NetError::Thread)?;
+        let library = Library::start(facts.store, facts.file).map_err(NetError::Thread)?;
+        let room = Room::new(HEARD_BYTES_MAX);
+        let ear = Ear { network, heard: heard_sender, room, verifier, board: board.clone() };
+        let bootstrap = Bootstrap::new(&wishes.connect, wishes.peers_file.clone(), *swarm.local_peer_id());
+        let notes = async_channel::bounded(NOTES_MAX);
+        let (board_here, runtime_here) = (board.clone(), runtime.clone());
+        let state = State::new();
+        let hub =
+            Hub { runtime: runtime_here, swarm, orders, notes, ear, library, board: board_here, bootstrap, state };
+        let (end, ended) = async_channel::bounded(1);
+        runtime.spawn(async move {
+            hub.run().await;
+            drop(end);
+        });
+        let link = Link {
+            network: Box::new(Mouth { orders: sender.downgrade(), board: board.clone() }),
+            heard,
+            board: Some(board.clone()),
+        };
+        Ok((Self { orders: sender, ended, board }, link))
+    }
+
+    /// Ends all connections and the network.
+    pub async fn shut_down(self) {
+        self.orders.close();
+        control::within(FAREWELL, self.ended.recv()).await;
+    }
+}
+
+/// What the node's loop speaks through.
+#[derive(Debug)]
+struct Mouth {
+    orders: async_channel::WeakSender<Order>,
+    board: Board,
+}
+
+impl Mouth {
+    fn order(&self, order: Order) {
+        let sent = self.orders.upgrade().is_some_and(|orders| orders.try_send(order).is_ok());
+        if !sent {
+            self.board.on_drop(Dropped::Busy);
+        }
+    }
+}
+
+impl Network for Mouth {
+    fn send(&mut self, to: NodeId, message: Envelope) {
+        self.order(Order::Send { to, frame: codec::encode(&message) });
+    }
+
+    fn publish(&mut self, topic: Topic, message: Envelope) {
+        self.order(Order::Publish { topic, frame: codec::encode(&message) });
+    }
+
+    fn greet(&mut self, message: Envelope) {
+        self.order(Order::Greet { frame: codec::encode(&message) });
+    }
+}
