@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::DialError;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
 
 use super::tcp;
@@ -38,7 +38,8 @@ struct Entry {
     peer: Option<PeerId>,
     named_by_operator: bool,
     connected: bool,
-    dialling: bool,
+    /// The attempt that is under way.
+    dialling: Option<ConnectionId>,
     failures: u32,
     next: Instant,
 }
@@ -90,7 +91,7 @@ impl Bootstrap {
             if let Some(peer) = peer {
                 this.met.entry(peer).or_default().push(address.clone());
             }
-            let (connected, dialling, failures, next) = (false, false, 0, now);
+            let (connected, dialling, failures, next) = (false, None, 0, now);
             this.entries.push(Entry { address, peer, named_by_operator, connected, dialling, failures, next });
         }
         this
@@ -98,25 +99,28 @@ impl Bootstrap {
 
     /// What is to be dialled now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<DialOpts> {
-        let due = self.entries.iter_mut().filter(|entry| !entry.connected && !entry.dialling && entry.next <= now);
+        let due =
+            self.entries.iter_mut().filter(|entry| !entry.connected && entry.dialling.is_none() && entry.next <= now);
         let dial = |entry: &mut Entry| {
-            entry.dialling = true;
-            match entry.peer {
+            let options = match entry.peer {
                 Some(peer) => DialOpts::peer_id(peer)
                     .addresses(vec![entry.address.clone()])
                     .condition(PeerCondition::DisconnectedAndNotDialing)
                     .build(),
                 None => DialOpts::unknown_peer_id().address(entry.address.clone()).build(),
-            }
+            };
+            entry.dialling = Some(options.connection_id());
+            options
         };
         due.map(dial).collect()
     }
 
-    /// A dial succeeded.
-    pub(super) fn on_connected(&mut self, address: &Multiaddr, peer: PeerId) {
-        let (address, _) = split(address.clone());
-        for entry in self.entries.iter_mut().filter(|entry| entry.address == address || entry.peer == Some(peer)) {
-            (entry.peer, entry.connected, entry.dialling, entry.failures) = (Some(peer), true, false, 0);
+    /// There is a connection to a peer, whoever made it; `dialled` is the address if this node did.
+    pub(super) fn on_connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>) {
+        let dialled = dialled.map(|address| split(address.clone()).0);
+        let leads_there = |entry: &&mut Entry| entry.peer == Some(peer) || dialled.as_ref() == Some(&entry.address);
+        for entry in self.entries.iter_mut().filter(leads_there) {
+            (entry.peer, entry.connected, entry.dialling, entry.failures) = (Some(peer), true, None, 0);
         }
     }
 
@@ -142,49 +146,35 @@ impl Bootstrap {
         named
     }
 
-    /// A dial failed: the operator's addresses that it concerns, and why, where that is news.
-    pub(super) fn on_failure(&mut self, error: &DialError) -> Vec<(String, String)> {
-        let (now, me) = (Instant::now(), self.me);
-        let mut news = Vec::new();
-        let mut failed = |entry: &mut Entry, why: String| {
-            entry.dialling = false;
-            entry.next = now + WAIT_FIRST.saturating_mul(1 << entry.failures.min(16)).min(WAIT_MAX);
-            entry.failures = entry.failures.saturating_add(1);
-            // Said once, and now and then again.
-            if entry.named_by_operator && (entry.failures == 3 || entry.failures.is_multiple_of(30)) {
-                news.push((entry.address.to_string(), why));
-            }
+    /// A dial failed: the operator's address that it was for and why, where that is news.
+    pub(super) fn on_failure(
+        &mut self,
+        now: Instant,
+        dial: ConnectionId,
+        error: &DialError,
+    ) -> Option<(String, String)> {
+        let place = self.entries.iter().position(|entry| entry.dialling == Some(dial))?;
+        let own = match error {
+            DialError::LocalPeerId { .. } => true,
+            DialError::WrongPeerId { obtained, .. } => *obtained == self.me,
+            _ => false,
         };
-        match error {
-            DialError::Transport(attempts) => {
-                for (address, error) in attempts {
-                    let (address, _) = split(address.clone());
-                    for entry in self.entries.iter_mut().filter(|entry| entry.dialling && entry.address == address) {
-                        failed(entry, root(error));
-                    }
-                }
-            }
-            DialError::WrongPeerId { obtained, address } => {
-                let (address, _) = split(address.clone());
-                for entry in self.entries.iter_mut().filter(|entry| entry.dialling && entry.address == address) {
-                    if *obtained == me {
-                        entry.connected = true;
-                    }
-                    failed(entry, "another node answers there than the one that was named".into());
-                }
-            }
-            DialError::LocalPeerId { address } => {
-                let (address, _) = split(address.clone());
-                // This node's own address is no peer.
-                self.entries.retain(|entry| entry.address != address);
-            }
-            other => {
-                for entry in self.entries.iter_mut().filter(|entry| entry.dialling) {
-                    failed(entry, other.to_string());
-                }
-            }
+        if own {
+            // This node's own address is no peer.
+            self.entries.swap_remove(place);
+            return None;
         }
-        news
+        let entry = self.entries.get_mut(place)?;
+        entry.dialling = None;
+        entry.next = now + WAIT_FIRST.saturating_mul(1 << entry.failures.min(16)).min(WAIT_MAX);
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            // It is connected already, or about to be.
+            return None;
+        }
+        entry.failures = entry.failures.saturating_add(1);
+        // Said once, and now and then again.
+        let news = entry.named_by_operator && (entry.failures == 3 || entry.failures.is_multiple_of(30));
+        news.then(|| (entry.address.to_string(), in_words(error)))
     }
 
     /// A peer is of this network and says where it can be reached.
@@ -265,5 +255,62 @@ pub(super) fn root(error: &libp2p::TransportError<std::io::Error>) -> String {
             let errors = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| inner(*error));
             errors.last().map(ToString::to_string).unwrap_or_default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::identity::Keypair;
+
+    use super::*;
+
+    fn peer() -> PeerId {
+        Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    fn refused(address: &Multiaddr) -> DialError {
+        let error = std::io::Error::other(std::io::Error::other(tcp::NOBODY_LISTENS));
+        DialError::Transport(vec![(address.clone(), libp2p::TransportError::Other(error))])
+    }
+
+    #[test]
+    fn an_address_is_dialled_at_longer_and_longer_waits_and_complained_of_once() {
+        let address: Multiaddr = "/ip4/203.0.113.7/tcp/1".parse().unwrap();
+        let mut bootstrap = Bootstrap::new(std::slice::from_ref(&address), None, peer());
+        let mut now = Instant::now();
+        let mut told = Vec::new();
+        for round in 0..10 {
+            let due = bootstrap.due(now);
+            assert_eq!(due.len(), 1, "{round}");
+            assert!(bootstrap.due(now).is_empty(), "one attempt at a time");
+            told.extend(bootstrap.on_failure(now, due[0].connection_id(), &refused(&address)));
+            assert!(bootstrap.due(now).is_empty(), "not again at once");
+            now += WAIT_MAX;
+        }
+        assert_eq!(told, [(address.to_string(), tcp::NOBODY_LISTENS.to_owned())]);
+    }
+
+    #[test]
+    fn who_is_connected_is_not_dialled_until_it_left_and_oneself_never() {
+        let (me, other) = (peer(), peer());
+        let at =
+            |peer: PeerId, port: u16| -> Multiaddr { format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}").parse().unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("peers");
+        std::fs::write(&file, lines([at(me, 1), at(other, 2)].into_iter()) + "nonsense\n").unwrap();
+        let unnamed: Multiaddr = "/ip4/127.0.0.1/tcp/3".parse().unwrap();
+        let mut bootstrap = Bootstrap::new(&[unnamed], Some(file), me);
+        // The other one came by itself.
+        bootstrap.on_connected(other, None);
+        let later = Instant::now() + WAIT_MAX;
+        let due = bootstrap.due(later);
+        assert_eq!(due.len(), 1);
+        // What was not named turns out to be this node.
+        let address = "/ip4/127.0.0.1/tcp/3".parse().unwrap();
+        let own = DialError::LocalPeerId { address };
+        assert_eq!(bootstrap.on_failure(Instant::now(), due[0].connection_id(), &own), None);
+        assert!(bootstrap.due(later).is_empty());
+        bootstrap.on_closed(&other);
+        assert_eq!(bootstrap.due(later).len(), 1);
     }
 }

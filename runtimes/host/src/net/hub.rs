@@ -400,11 +400,11 @@ impl<R: Runtime> Hub<R> {
             }
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => self.on_connected(peer_id, &endpoint),
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_closed(&peer_id),
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 if let Some(peer) = peer_id.filter(|peer| !self.swarm.is_connected(peer)) {
                     self.give_up(&peer);
                 }
-                for (address, why) in self.bootstrap.on_failure(&error) {
+                if let Some((address, why)) = self.bootstrap.on_failure(Instant::now(), connection_id, &error) {
                     self.tell(NetEvent::Unreachable { address, why });
                 }
             }
@@ -415,9 +415,7 @@ impl<R: Runtime> Hub<R> {
 
     fn on_connected(&mut self, id: PeerId, endpoint: &ConnectedPoint) {
         let address = endpoint.get_remote_address().clone();
-        if endpoint.is_dialer() {
-            self.bootstrap.on_connected(&address, id);
-        }
+        self.bootstrap.on_connected(id, endpoint.is_dialer().then_some(&address));
         let now = Instant::now();
         let Some(node) = names::node_of(&id).filter(|node| !self.state.excluded.holds(now, node)) else {
             let _ = self.swarm.disconnect_peer_id(id);
@@ -538,10 +536,11 @@ impl<R: Runtime> Hub<R> {
         let now = Instant::now();
         self.state.ticks += 1;
         for options in self.bootstrap.due(now) {
-            if let Err(error) = self.swarm.dial(options) {
-                for (address, why) in self.bootstrap.on_failure(&error) {
-                    self.tell(NetEvent::Unreachable { address, why });
-                }
+            let dial = options.connection_id();
+            if let Err(error) = self.swarm.dial(options)
+                && let Some((address, why)) = self.bootstrap.on_failure(now, dial, &error)
+            {
+                self.tell(NetEvent::Unreachable { address, why });
             }
         }
         self.find_peers();
