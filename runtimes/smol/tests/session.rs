@@ -23,8 +23,12 @@ fn every_line_is_an_object_with_an_event_and_the_promised_fields() {
     let arguments = format!("--config {} --steps 20 --json", scratch.config(more).display());
     let finished = scratch.run("node", &arguments);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
-    let names: Vec<String> =
+    let mut names: Vec<String> =
         finished.lines().iter().map(|line| line["event"].as_str().expect("an event").to_owned()).collect();
+    // The node decides alone, from its first second on and beside all else.
+    let decided = finished.events("decided");
+    assert!(decided.iter().all(|line| line["height"].is_u64()) && !decided.is_empty(), "{names:?}");
+    names.retain(|name| name != "decided");
     assert_eq!(names[..6], ["opened", "founded", "started", "tier", "mode", "ready"]);
     assert_eq!(names.last().map(String::as_str), Some("stopped"));
     let steps = finished.events("step");
