@@ -317,7 +317,7 @@ mod tests {
         let other = NetworkId(Hash::of_blob(b"another"));
         assert!(matches!(Verified::open(&frame(|e| e.network = other)), Err(Reject::Signature { .. })));
         assert!(matches!(Verified::open(&frame(|e| e.wire_version = 2)), Err(Reject::WireVersion { theirs: 2 })));
-        assert!(matches!(Verified::open(&frame(|e| e.kind = 9)), Err(Reject::UnknownKind { number: 9 })));
+        assert!(matches!(Verified::open(&frame(|e| e.kind = 999)), Err(Reject::UnknownKind { number: 999 })));
         let flip = |e: &mut Envelope| {
             let mut payload = e.payload.clone().into_vec();
             *payload.last_mut().unwrap() ^= 1;
