@@ -15,9 +15,9 @@ use libp2p::gossipsub::{self, MessageAcceptance, MessageId, PublishError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
-use neuroshard_core::Topic;
 use neuroshard_proto::{NodeId, Reject};
 
+use super::Order;
 use super::behaviour::{BLOBS, Behaviour, BehaviourEvent};
 use super::board::{Board, Dropped, NetEvent, PeerStatus};
 use super::bootstrap::Bootstrap;
@@ -53,23 +53,6 @@ const UNREAD_MAX: u32 = 20;
 const ASKING_MAX: usize = 4;
 /// How long connections have to end.
 const FAREWELL: Duration = Duration::from_millis(500);
-
-/// What the node wants of the network.
-#[derive(Debug)]
-pub(super) enum Order {
-    Send {
-        to: NodeId,
-        frame: Vec<u8>,
-    },
-    Publish {
-        topic: Topic,
-        frame: Vec<u8>,
-    },
-    /// To every peer, and to each that comes.
-    Greet {
-        frame: Vec<u8>,
-    },
-}
 
 /// Bytes that may wait for peers.
 const OUTGOING_BYTES_MAX: usize = 64 << 20;

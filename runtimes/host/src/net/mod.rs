@@ -50,7 +50,7 @@ use self::bootstrap::Bootstrap;
 pub use self::bootstrap::kept as kept_addresses;
 use self::control::Ear;
 pub use self::control::Heard;
-use self::hub::{Hub, Order, State};
+use self::hub::{Hub, State};
 use self::library::Library;
 pub use self::tcp::socket_address;
 use self::verify::{Room, Verifier};
@@ -58,6 +58,23 @@ use crate::keys::Keys;
 use crate::peers::{Link, Network};
 use crate::runtime::Runtime;
 use crate::store::Store;
+
+/// What the node wants of the network.
+#[derive(Debug)]
+enum Order {
+    Send {
+        to: NodeId,
+        frame: Vec<u8>,
+    },
+    Publish {
+        topic: Topic,
+        frame: Vec<u8>,
+    },
+    /// To every peer, and to each that comes.
+    Greet {
+        frame: Vec<u8>,
+    },
+}
 
 /// Orders of the node that wait for the network.
 const ORDERS_MAX: usize = 256;

@@ -2,7 +2,7 @@
 //!
 //! Each peer has three buckets: messages, bytes, and the time it takes to verify what it sends. They are looked at before any
 //! work is done for it, and a peer that empties one waits until it fills again. Misconduct is counted in points, of which one
-//! a second is forgiven; who reaches [`POINTS_MAX`] is cut off and stays out for a while, longer each time.
+//! a second is forgiven; who reaches 100 is cut off and stays out for a while, longer each time.
 
 use std::collections::BTreeMap;
 use std::fmt;
