@@ -71,6 +71,9 @@ fn answer(job: &Job) -> Commitment {
             let layers = layers.collect::<Vec<_>>().try_into().expect("five");
             Commitment::Snapshot(Snapshot { step: *step, root: blob(99), layers, bytes: 10 })
         }
+        Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
+            unreachable!("a node alone trains whole models")
+        }
     }
 }
 
@@ -125,6 +128,7 @@ fn computed(id: RequestId, job: &Job) -> (Input, &'static str) {
         Job::Step { .. } => "computed step",
         Job::Snapshot { .. } => "computed snapshot",
         Job::Init { .. } | Job::Load { .. } | Job::Benchmark { .. } | Job::Evaluate { .. } => "computed, other",
+        Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => "computed, part",
     };
     (Input::Computed { id, result: Ok(answer(job)) }, name)
 }

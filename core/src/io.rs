@@ -226,6 +226,10 @@ pub enum JobKind {
     Step,
     Evaluate,
     Snapshot,
+    Forward,
+    Turn,
+    Backward,
+    Norms,
 }
 
 /// What follows a failed job.
@@ -407,6 +411,10 @@ impl From<&Job> for JobKind {
             Job::Step { .. } => Self::Step,
             Job::Evaluate { .. } => Self::Evaluate,
             Job::Snapshot { .. } => Self::Snapshot,
+            Job::Forward { .. } => Self::Forward,
+            Job::Turn { .. } => Self::Turn,
+            Job::Backward { .. } => Self::Backward,
+            Job::Norms { .. } => Self::Norms,
         }
     }
 }

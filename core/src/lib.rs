@@ -81,6 +81,8 @@
 //! #     Job::Snapshot { step } => Commitment::Snapshot(Snapshot { step: *step, root: Hash::default(), bytes: 1,
 //! #         layers: vec![LayerBlobs { weights: Hash::default(), moments: Hash::default() }; 5].try_into().unwrap() }),
 //! #     Job::Load { .. } => unreachable!("a fresh node"),
+//! #     Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } =>
+//! #         unreachable!("a node alone"),
 //! # }), |event| if let Event::Stepped { .. } = event { steps += 1 })?;
 //! # assert_eq!(steps, 3);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

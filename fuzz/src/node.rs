@@ -5,8 +5,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::{Command, Config, Input, Operator};
 use neuroshard_proto::{
     BatchOutcome, Commitment, Envelope, F32, Fault, Founder, Genesis, Hash, Heartbeat, Job, List, Manifest, Message,
-    Mode, NetworkId, NodeId, Params, Preset, Ratio, RequestId, Shard, Signature, Step, Time, Verified, VoidReason,
-    codec,
+    Mode, NetworkId, NodeId, Params, Passed, Preset, Ratio, RequestId, Shard, Signature, Step, Time, Verified,
+    VoidReason, codec,
 };
 use neuroshard_replay::Detail;
 
@@ -223,6 +223,7 @@ fn made_up(world: &World, how: u8, offset: u8) -> Commitment {
     match how {
         0 | 1 => Commitment::Ready { step, root: Hash::default() },
         2 => Commitment::Benchmark { layer_us: u64::from(offset) << (offset % 57) },
+        3 if offset & 1 == 0 => Commitment::Forward(Passed::Done { output: Hash::default() }),
         3 => Commitment::Benchmark { layer_us: u64::MAX },
         4..=6 => {
             let norms = vec![F32::from_bits(u32::from(offset) << 24); usize::from(how - 3)];
@@ -231,6 +232,7 @@ fn made_up(world: &World, how: u8, offset: u8) -> Commitment {
             Commitment::Batch(BatchOutcome::Done { loss_micro: extreme, tokens, squared_norms })
         }
         7 => Commitment::Batch(BatchOutcome::Void(VoidReason::OutOfRange)),
+        9 if offset & 1 == 0 => Commitment::Norms { step, squared_norms: None },
         8 | 9 => Commitment::Step { step, norm: F32::from_bits(u32::MAX) },
         10 => Commitment::Evaluation { step, loss_micro: Some(extreme), tokens: 0 },
         11 => Commitment::Evaluation { step, loss_micro: None, tokens: u64::MAX },

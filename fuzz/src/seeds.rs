@@ -7,8 +7,8 @@ use neuroshard_core::schedule::schedule;
 use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Command, Event, Input, JournalFact, Output, Record, SavedState};
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Message, RequestId, Sample, Step, Time,
-    VoidReason, codec,
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Message, Micro, RequestId, Sample,
+    Step, Time, Turned, VoidReason, codec,
 };
 use neuroshard_replay::{Detail, Header};
 use serde::Serialize;
@@ -133,6 +133,10 @@ fn decode() -> Vec<(&'static str, Vec<u8>)> {
     let samples = list(vec![Sample { shard: Hash::of_blob(b"training"), offset: 8 }; 2]);
     let (step, batch, token_weight) = (Step(3), BatchId(4), F32::ONE);
     let train = Job::Train { step, batch, fresh: true, sequence: 8, token_weight, samples };
+    let micro = Micro { batch, index: 1 };
+    let sample = Sample { shard: Hash::of_blob(b"training"), offset: 8 };
+    let turn = Job::Turn { step, micro, fresh: false, sequence: 8, sample, input: Some(Hash::of_blob(b"stream")) };
+    let turned = Turned::Done { loss_micro: 5, tokens: 8, gradient: Some(Hash::of_blob(b"gradient")) };
     let schedule = schedule(&config.genesis.training, step);
     let stepping = Job::Step { step, token_weight, squared_norms: norms(), schedule };
     let batch = BatchOutcome::Done { loss_micro: -5, tokens: 16, squared_norms: norms() };
@@ -147,8 +151,10 @@ fn decode() -> Vec<(&'static str, Vec<u8>)> {
         ("manifest", of("Manifest", &*config.manifest)),
         ("params", of("Params", &config.genesis.params)),
         ("job_train", of("Job", &train)),
+        ("job_turn", of("Job", &turn)),
         ("job_load", of("Job", &Job::Load { model, range, snapshot })),
         ("commitment_batch", of("Commitment", &Commitment::Batch(batch))),
+        ("commitment_turn", of("Commitment", &Commitment::Turn(turned))),
         ("commitment_void", of("Commitment", &Commitment::Batch(BatchOutcome::Void(VoidReason::OutOfRange)))),
         ("fault_step", of("Fault", &Fault::WrongStep { expected: Step(1), at: Some(Step(2)) })),
         ("fault_text", of("Fault", &Fault::store("no space left on device"))),

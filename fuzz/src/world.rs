@@ -349,6 +349,9 @@ impl World {
                 self.store(&snapshot);
                 Commitment::Snapshot(snapshot)
             }
+            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
+                return Err(Fault::bad_job("this executor trains whole models only"));
+            }
         })
     }
 

@@ -19,8 +19,11 @@ use crate::tensor::DType;
 
 /// Most microbatches in one job.
 pub const MICROBATCHES_MAX: u32 = 256;
+/// Most microbatches between their forward and their backward pass in one executor: a pipeline has 64 in flight (PROTOCOL
+/// §4), and some that are replayed after a loss may stand beside them.
+pub const HELD_MAX: u32 = 64 + 16;
 /// Most stages of a model: its layers and the head.
-const STAGES_MAX: u32 = LAYERS_MAX + 1;
+pub(crate) const STAGES_MAX: u32 = LAYERS_MAX + 1;
 
 /// A tensor by commitment: what it is and the root over its tiles (see [`crate::tile`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -73,7 +76,27 @@ pub struct Schedule {
     pub clip: F32,
 }
 
-/// Work for an executor. One executor holds one model state; jobs run in the order they are given.
+/// A microbatch's place in a step: one sequence of a batch. Gradients add up in this order (PROTOCOL §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
+pub struct Micro {
+    pub batch: BatchId,
+    /// Which of the batch's sequences, from 0 on.
+    pub index: u32,
+}
+
+impl fmt::Display for Micro {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sequence {} of batch {}", self.index, self.batch)
+    }
+}
+
+/// Work for an executor. One executor holds the state of a model, or of some of its stages; jobs run in the order they are
+/// given.
+///
+/// Who holds the whole model trains it with [`Job::Train`]. Members of a pipeline (PROTOCOL §4) do [`Job::Forward`],
+/// [`Job::Turn`] and [`Job::Backward`] for one sequence at a time, then [`Job::Norms`], and together come to the same bits.
+/// What they pass on are blobs: the residual stream that leaves a stage, or the gradient of the loss sum with respect to the
+/// stream that entered it, `[sequence, hidden]` in single precision, little-endian.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Job {
     /// Make the state of step 0 from a seed. Answered by [`Commitment::Ready`].
@@ -101,6 +124,19 @@ pub enum Job {
     Evaluate { step: Step, sequence: u32, samples: List<Sample, MICROBATCHES_MAX> },
     /// Persist the current state as blobs. Answered by [`Commitment::Snapshot`].
     Snapshot { step: Step },
+    /// Forward of one sequence through stages that are not the model's last. `fresh` clears the gradients and lets go of all
+    /// held microbatches first. The model's first stage embeds the sample and takes no `input`; others take the stream that
+    /// the stage before them made. What the backward pass needs is held under `micro`, in place of what was held there.
+    /// Answered by [`Commitment::Forward`].
+    Forward { step: Step, micro: Micro, fresh: bool, sequence: u32, sample: Sample, input: Option<Hash> },
+    /// Forward, loss and backward of one sequence through the model's last stages, adding to the gradients; `fresh` and
+    /// `input` as above. Nothing is held. Answered by [`Commitment::Turn`].
+    Turn { step: Step, micro: Micro, fresh: bool, sequence: u32, sample: Sample, input: Option<Hash> },
+    /// Backward of a held microbatch, adding to the gradients, from the gradient with respect to the stream that left these
+    /// stages. It is held no longer. Answered by [`Commitment::Backward`].
+    Backward { step: Step, micro: Micro, gradient: Hash },
+    /// The squared norms of the gradients gathered so far, weighted by `token_weight`. Answered by [`Commitment::Norms`].
+    Norms { step: Step, token_weight: F32 },
 }
 
 impl Canonical for Job {}
@@ -116,6 +152,10 @@ impl Job {
             Self::Step { .. } => "step",
             Self::Evaluate { .. } => "evaluate",
             Self::Snapshot { .. } => "snapshot",
+            Self::Forward { .. } => "forward",
+            Self::Turn { .. } => "turn",
+            Self::Backward { .. } => "backward",
+            Self::Norms { .. } => "norms",
         }
     }
 }
@@ -143,6 +183,40 @@ pub enum BatchOutcome {
     Void(VoidReason),
 }
 
+/// What a microbatch's forward pass through some stages came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Passed {
+    /// The stream that leaves the stages lies at this address.
+    Done { output: Hash },
+    /// The batch is skipped; nothing is held of this microbatch, and the gradients are to be cleared.
+    Void(VoidReason),
+}
+
+/// What a microbatch came to in the model's last stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Turned {
+    /// It was added to the gradients.
+    Done {
+        /// Sum of the token losses, in micro-nats.
+        loss_micro: i64,
+        /// Tokens whose loss was summed.
+        tokens: u64,
+        /// Where the gradient with respect to the stream that entered lies; `None` if the tokens themselves entered.
+        gradient: Option<Hash>,
+    },
+    /// The batch is skipped; the gradients are to be cleared.
+    Void(VoidReason),
+}
+
+/// What a microbatch's backward pass through some stages came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Returned {
+    /// It was added to the gradients; `gradient` as in [`Turned::Done`].
+    Done { gradient: Option<Hash> },
+    /// The batch is skipped; the gradients are to be cleared.
+    Void(VoidReason),
+}
+
 /// An executor's answer to a [`Job`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Commitment {
@@ -158,6 +232,15 @@ pub enum Commitment {
     Evaluation { step: Step, loss_micro: Option<i64>, tokens: u64 },
     /// The state is persisted.
     Snapshot(Snapshot),
+    /// A microbatch went forward.
+    Forward(Passed),
+    /// A microbatch went forward and back.
+    Turn(Turned),
+    /// A microbatch went back.
+    Backward(Returned),
+    /// Squared norms of the gradients of the stages held, in order; `None` if a gradient left its range, which voids the
+    /// step's batches.
+    Norms { step: Step, squared_norms: Option<List<F32, STAGES_MAX>> },
 }
 
 impl Canonical for Commitment {}

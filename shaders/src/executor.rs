@@ -103,6 +103,9 @@ impl Executor {
                 Ok(Commitment::Evaluation { step: *step, loss_micro, tokens })
             }
             Job::Snapshot { step } => self.snapshot(*step, blobs),
+            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
+                Err(Fault::bad_job("this executor trains whole models only"))
+            }
         }
     }
 

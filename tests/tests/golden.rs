@@ -17,9 +17,9 @@ use neuroshard_proto::chain::{
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
     Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Founder, Genesis, Hash,
-    Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Mode, NetworkId, NodeId,
-    OwnerId, Params, Preset, QuorumId, RequestId, Sample, Shard, Signature, Snapshot, Step, Stream, Tier, Time,
-    Verified, VoidReason, merkle, tile,
+    Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Micro, Mode, NetworkId, NodeId,
+    OwnerId, Params, Passed, Preset, QuorumId, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream,
+    Tier, Time, Turned, Verified, VoidReason, merkle, tile,
 };
 use neuroshard_tests::golden;
 
@@ -118,6 +118,7 @@ fn jobs() -> Vec<(&'static str, Job)> {
         samples: samples.clone().try_into().unwrap(),
     };
     let squared_norms = norms.try_into().unwrap();
+    let (micro, sample) = (Micro { batch: BatchId(9), index: 3 }, Sample { shard: hash("a"), offset: 640 });
     vec![
         ("job init", Job::Init { model, range, seed: hash("seed") }),
         ("job load", Job::Load { model, range, snapshot: snapshot() }),
@@ -126,6 +127,10 @@ fn jobs() -> Vec<(&'static str, Job)> {
         ("job step", Job::Step { step: Step(7), token_weight, squared_norms, schedule }),
         ("job evaluate", Job::Evaluate { step: Step(7), sequence: 128, samples: samples.try_into().unwrap() }),
         ("job snapshot", Job::Snapshot { step: Step(100) }),
+        ("job forward", Job::Forward { step: Step(7), micro, fresh: true, sequence: 128, sample, input: None }),
+        ("job turn", Job::Turn { step: Step(7), micro, fresh: false, sequence: 128, sample, input: Some(hash("in")) }),
+        ("job backward", Job::Backward { step: Step(7), micro, gradient: hash("back") }),
+        ("job norms", Job::Norms { step: Step(7), token_weight }),
     ]
 }
 
@@ -140,6 +145,14 @@ fn jobs_commitments_and_faults_keep_their_bytes() {
         ("step", Commitment::Step { step: Step(8), norm: F32::ONE }),
         ("evaluation", Commitment::Evaluation { step: Step(8), loss_micro: Some(-1), tokens: 4096 }),
         ("snapshot", Commitment::Snapshot(snapshot())),
+        ("forward", Commitment::Forward(Passed::Done { output: hash("out") })),
+        ("forward void", Commitment::Forward(Passed::Void(VoidReason::OutOfRange))),
+        ("turn", Commitment::Turn(Turned::Done { loss_micro: 697_937, tokens: 128, gradient: Some(hash("back")) })),
+        ("turn void", Commitment::Turn(Turned::Void(VoidReason::OutOfRange))),
+        ("backward", Commitment::Backward(Returned::Done { gradient: None })),
+        ("backward void", Commitment::Backward(Returned::Void(VoidReason::OutOfRange))),
+        ("norms", Commitment::Norms { step: Step(8), squared_norms: Some(vec![F32::ONE; 2].try_into().unwrap()) }),
+        ("norms out of range", Commitment::Norms { step: Step(8), squared_norms: None }),
     ];
     let faults = [
         ("missing", Fault::BlobMissing { hash: hash("x") }),

@@ -16,7 +16,16 @@ pub(crate) fn contradiction(answer: &Commitment, model: &ModelSpec, at: Step, sa
         Commitment::Batch(BatchOutcome::Done { squared_norms, .. }) => {
             other_stages(squared_norms.len(), "the executor answered with norms of other stages than the model has")
         }
-        Commitment::Benchmark { .. } | Commitment::Batch(BatchOutcome::Void(_)) | Commitment::Step { .. } => None,
+        Commitment::Norms { step, squared_norms } => other_step(at, *step).or_else(|| {
+            let norms = squared_norms.as_ref()?;
+            other_stages(norms.len(), "the executor answered with norms of other stages than it holds")
+        }),
+        Commitment::Benchmark { .. }
+        | Commitment::Batch(BatchOutcome::Void(_))
+        | Commitment::Step { .. }
+        | Commitment::Forward(_)
+        | Commitment::Turn(_)
+        | Commitment::Backward(_) => None,
     }
 }
 
@@ -29,5 +38,9 @@ pub(crate) const fn answer_name(answer: &Commitment) -> &'static str {
         Commitment::Step { .. } => "the executor answered with a step",
         Commitment::Evaluation { .. } => "the executor answered with an evaluation",
         Commitment::Snapshot(_) => "the executor answered with a snapshot",
+        Commitment::Forward(_) => "the executor answered with a forward pass",
+        Commitment::Turn(_) => "the executor answered with a loss",
+        Commitment::Backward(_) => "the executor answered with a backward pass",
+        Commitment::Norms { .. } => "the executor answered with norms",
     }
 }

@@ -367,7 +367,16 @@ impl Solo {
                 self.on_snapshot(cx, snapshot);
             }
             (
-                JobKind::Init | JobKind::Load | JobKind::Train | JobKind::Step | JobKind::Evaluate | JobKind::Snapshot,
+                JobKind::Init
+                | JobKind::Load
+                | JobKind::Train
+                | JobKind::Step
+                | JobKind::Evaluate
+                | JobKind::Snapshot
+                | JobKind::Forward
+                | JobKind::Turn
+                | JobKind::Backward
+                | JobKind::Norms,
                 other,
             ) => self.on_fault(cx, job, &Fault::bad_job(answer_name(other))),
         }
@@ -476,6 +485,7 @@ impl Solo {
         match job {
             JobKind::Benchmark => {}
             JobKind::Init | JobKind::Load => self.on_prepare_failed(cx, job, fault),
+            JobKind::Forward | JobKind::Turn | JobKind::Backward | JobKind::Norms => self.reload(cx, job, fault),
             JobKind::Train | JobKind::Step | JobKind::Evaluate | JobKind::Snapshot if lost => {
                 self.reload(cx, job, fault);
             }

@@ -158,6 +158,9 @@ impl World {
                 tokens: 128 * samples.len() as u64,
                 squared_norms: vec![F32::ONE; stages].try_into().unwrap(),
             }),
+            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
+                panic!("a node alone trains whole batches")
+            }
             Job::Step { step, .. } => Commitment::Step { step: step.next(), norm: F32::ONE },
             Job::Evaluate { step, .. } => {
                 Commitment::Evaluation { step: *step, loss_micro: Some(5_000_000), tokens: 4096 }

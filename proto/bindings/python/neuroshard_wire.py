@@ -407,6 +407,10 @@ class JobKind(enum.IntEnum):
     Step = 4
     Evaluate = 5
     Snapshot = 6
+    Forward = 7
+    Turn = 8
+    Backward = 9
+    Norms = 10
 
 
 _JobKind = _Choice(JobKind)
@@ -441,6 +445,15 @@ class Lock:
 
 
 _Lock = _Struct(Lock, _Uint(64), _Hash)
+
+
+@dataclass(frozen=True)
+class Micro:
+    batch: BatchId
+    index: int
+
+
+_Micro = _Struct(Micro, _BatchId, _Uint(32))
 
 
 class Mode(enum.IntEnum):
@@ -1005,6 +1018,35 @@ class Job:
     class Snapshot:
         step: Step
 
+    @dataclass(frozen=True)
+    class Forward:
+        step: Step
+        micro: Micro
+        fresh: bool
+        sequence: int
+        sample: Sample
+        input: Optional[Hash]
+
+    @dataclass(frozen=True)
+    class Turn:
+        step: Step
+        micro: Micro
+        fresh: bool
+        sequence: int
+        sample: Sample
+        input: Optional[Hash]
+
+    @dataclass(frozen=True)
+    class Backward:
+        step: Step
+        micro: Micro
+        gradient: Hash
+
+    @dataclass(frozen=True)
+    class Norms:
+        step: Step
+        token_weight: F32
+
 
 _Job = _Enum(
     "Job",
@@ -1015,6 +1057,10 @@ _Job = _Enum(
     _Struct(Job.Step, _Step, _F32, _List(_F32, 1025), _Schedule),
     _Struct(Job.Evaluate, _Step, _Uint(32), _List(_Sample, 256)),
     _Struct(Job.Snapshot, _Step),
+    _Struct(Job.Forward, _Step, _Micro, _Flag(), _Uint(32), _Sample, _Option(_Hash)),
+    _Struct(Job.Turn, _Step, _Micro, _Flag(), _Uint(32), _Sample, _Option(_Hash)),
+    _Struct(Job.Backward, _Step, _Micro, _Hash),
+    _Struct(Job.Norms, _Step, _F32),
 )
 
 
@@ -1714,6 +1760,65 @@ _BatchOutcome = _Enum(
 )
 
 
+class Passed:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Done:
+        output: Hash
+
+    @dataclass(frozen=True)
+    class Void:
+        value: VoidReason
+
+
+_Passed = _Enum(
+    "Passed",
+    _Struct(Passed.Done, _Hash),
+    _Struct(Passed.Void, _VoidReason),
+)
+
+
+class Returned:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Done:
+        gradient: Optional[Hash]
+
+    @dataclass(frozen=True)
+    class Void:
+        value: VoidReason
+
+
+_Returned = _Enum(
+    "Returned",
+    _Struct(Returned.Done, _Option(_Hash)),
+    _Struct(Returned.Void, _VoidReason),
+)
+
+
+class Turned:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Done:
+        loss_micro: int
+        tokens: int
+        gradient: Optional[Hash]
+
+    @dataclass(frozen=True)
+    class Void:
+        value: VoidReason
+
+
+_Turned = _Enum(
+    "Turned",
+    _Struct(Turned.Done, _Int(64), _Uint(64), _Option(_Hash)),
+    _Struct(Turned.Void, _VoidReason),
+)
+
+
 class Commitment:
     """One of these."""
 
@@ -1745,6 +1850,23 @@ class Commitment:
     class Snapshot:
         value: Snapshot
 
+    @dataclass(frozen=True)
+    class Forward:
+        value: Passed
+
+    @dataclass(frozen=True)
+    class Turn:
+        value: Turned
+
+    @dataclass(frozen=True)
+    class Backward:
+        value: Returned
+
+    @dataclass(frozen=True)
+    class Norms:
+        step: Step
+        squared_norms: Optional[Tuple[F32, ...]]
+
 
 _Commitment = _Enum(
     "Commitment",
@@ -1754,6 +1876,10 @@ _Commitment = _Enum(
     _Struct(Commitment.Step, _Step, _F32),
     _Struct(Commitment.Evaluation, _Step, _Option(_Int(64)), _Uint(64)),
     _Struct(Commitment.Snapshot, _Snapshot),
+    _Struct(Commitment.Forward, _Passed),
+    _Struct(Commitment.Turn, _Turned),
+    _Struct(Commitment.Backward, _Returned),
+    _Struct(Commitment.Norms, _Step, _Option(_List(_F32, 1025))),
 )
 
 
@@ -2087,6 +2213,7 @@ _TYPES = {
     "LayerBlobs": (_LayerBlobs, None),
     "LayerRange": (_LayerRange, None),
     "Lock": (_Lock, None),
+    "Micro": (_Micro, None),
     "Mode": (_Mode, None),
     "ModeReason": (_ModeReason, None),
     "ModelSpec": (_ModelSpec, None),
@@ -2162,6 +2289,9 @@ _TYPES = {
     "Config": (_Config, 1048576),
     "VoidReason": (_VoidReason, None),
     "BatchOutcome": (_BatchOutcome, None),
+    "Passed": (_Passed, None),
+    "Returned": (_Returned, None),
+    "Turned": (_Turned, None),
     "Commitment": (_Commitment, 1048576),
     "Answer": (_Answer, None),
     "Vote": (_Vote, 128),

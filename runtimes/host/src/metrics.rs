@@ -185,5 +185,9 @@ pub fn job_name(job: JobKind) -> &'static str {
         JobKind::Step => "step",
         JobKind::Evaluate => "evaluate",
         JobKind::Snapshot => "snapshot",
+        JobKind::Forward => "forward",
+        JobKind::Turn => "turn",
+        JobKind::Backward => "backward",
+        JobKind::Norms => "norms",
     }
 }

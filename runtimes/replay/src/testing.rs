@@ -119,6 +119,9 @@ impl Host {
                 tokens: 1024,
                 squared_norms: vec![F32::from_bits(0x3f80_0000 + batch.0 as u32); 5].try_into().unwrap(),
             }),
+            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
+                panic!("a node alone trains whole batches")
+            }
             Job::Step { step, .. } => Commitment::Step { step: step.next(), norm: F32::ONE },
             Job::Evaluate { step, .. } => Commitment::Evaluation { step: *step, loss_micro: None, tokens: 4096 },
             Job::Snapshot { step } => {

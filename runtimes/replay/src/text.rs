@@ -5,7 +5,9 @@ use std::fmt;
 use neuroshard_core::proto::codec;
 use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, PeerFault, Record};
 use neuroshard_proto::chain::{StatePiece, StateWanted};
-use neuroshard_proto::{BatchOutcome, Commitment, Envelope, Fault, Job, Kind, Message, Snapshot, Time};
+use neuroshard_proto::{
+    BatchOutcome, Commitment, Envelope, Fault, Job, Kind, Message, Passed, Returned, Snapshot, Time, Turned,
+};
 
 /// Names of all kinds of input.
 pub const INPUT_KINDS: [&str; 6] = ["tick", "message", "persisted", "computed", "command", "signed"];
@@ -110,6 +112,18 @@ fn write_commitment(f: &mut fmt::Formatter<'_>, commitment: &Commitment) -> fmt:
         }
         Commitment::Evaluation { step, loss_micro: None, .. } => write!(f, "evaluation of step {step}, out of range"),
         Commitment::Snapshot(snapshot) => write_snapshot(f, snapshot),
+        Commitment::Forward(Passed::Done { output }) => write!(f, "forward pass, stream {output:.8}"),
+        Commitment::Turn(Turned::Done { loss_micro, tokens, .. }) => {
+            write!(f, "turn of {tokens} tokens, loss {}", Loss(*loss_micro, *tokens))
+        }
+        Commitment::Backward(Returned::Done { .. }) => f.write_str("backward pass"),
+        Commitment::Forward(Passed::Void(why))
+        | Commitment::Turn(Turned::Void(why))
+        | Commitment::Backward(Returned::Void(why)) => write!(f, "sequence void, {why:?}"),
+        Commitment::Norms { step, squared_norms } => {
+            let state = if squared_norms.is_some() { "" } else { ", out of range" };
+            write!(f, "norms at step {step}{state}")
+        }
     }
 }
 
@@ -196,6 +210,10 @@ fn write_job(f: &mut fmt::Formatter<'_>, job: &Job) -> fmt::Result {
         Job::Train { step, batch, samples, .. } => write!(f, " batch {batch} of {} at step {step}", samples.len()),
         Job::Step { step, .. } | Job::Snapshot { step } => write!(f, " at step {step}"),
         Job::Evaluate { step, samples, .. } => write!(f, " {} sequences at step {step}", samples.len()),
+        Job::Forward { step, micro, .. } | Job::Turn { step, micro, .. } | Job::Backward { step, micro, .. } => {
+            write!(f, " {micro} at step {step}")
+        }
+        Job::Norms { step, .. } => write!(f, " at step {step}"),
     }
 }
 
@@ -256,6 +274,10 @@ fn job_name(job: JobKind) -> &'static str {
         JobKind::Step => "step",
         JobKind::Evaluate => "evaluate",
         JobKind::Snapshot => "snapshot",
+        JobKind::Forward => "forward",
+        JobKind::Turn => "turn",
+        JobKind::Backward => "backward",
+        JobKind::Norms => "norms",
     }
 }
 

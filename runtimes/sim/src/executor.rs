@@ -77,7 +77,8 @@ impl Executor {
             Job::Benchmark { .. } => 500,
             Job::Init { .. } | Job::Load { .. } => 300,
             Job::Train { .. } => 1000,
-            Job::Step { .. } => 100,
+            Job::Step { .. } | Job::Norms { .. } => 100,
+            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } => 200,
             Job::Evaluate { .. } => 400,
             Job::Snapshot { .. } => 600,
         };
@@ -156,6 +157,9 @@ impl Executor {
                 Commitment::Evaluation { step: resident(step)?, loss_micro: Some(2_000_000), tokens: 1 }
             }
             Job::Snapshot { step } => Commitment::Snapshot(snapshot(resident(step)?, stages)),
+            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
+                return Err(Fault::bad_job("a simulated executor trains whole models only"));
+            }
         })
     }
 
