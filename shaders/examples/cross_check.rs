@@ -37,6 +37,10 @@ impl Blobs for Memory {
         self.0.insert(hash, bytes.to_vec());
         Ok(hash)
     }
+
+    fn put_transient(&mut self, bytes: Vec<u8>) -> Result<Hash, Fault> {
+        self.put(&bytes)
+    }
 }
 
 /// One machine's run.

@@ -22,6 +22,13 @@ pub trait Blobs {
     /// # Errors
     /// [`Fault::DiskFull`] or [`Fault::Store`].
     fn put(&mut self, bytes: &[u8]) -> Result<Hash, Fault>;
+
+    /// Keeps bytes under their hash until they are dropped or the process ends: what one stage of a pipeline makes for
+    /// another.
+    ///
+    /// # Errors
+    /// [`Fault::Store`] if there is no room.
+    fn put_transient(&mut self, bytes: Vec<u8>) -> Result<Hash, Fault>;
 }
 
 /// Runs jobs on an engine. It holds one model state; a fault leaves that state as it was unless it says otherwise.

@@ -29,6 +29,10 @@ impl Blobs for Disk {
         self.blobs.insert(hash, bytes.to_vec());
         Ok(hash)
     }
+
+    fn put_transient(&mut self, bytes: Vec<u8>) -> Result<Hash, Fault> {
+        self.put(&bytes)
+    }
 }
 
 /// Runs a node until `until` says so or it stops; every input takes a millisecond. Returns what it told.

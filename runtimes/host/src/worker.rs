@@ -167,6 +167,10 @@ mod tests {
         fn put(&mut self, _bytes: &[u8]) -> Result<Hash, Fault> {
             Err(Fault::DiskFull { needed: 1 })
         }
+
+        fn put_transient(&mut self, bytes: Vec<u8>) -> Result<Hash, Fault> {
+            self.put(&bytes)
+        }
     }
 
     fn benchmark() -> Job {

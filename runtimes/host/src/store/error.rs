@@ -69,6 +69,12 @@ pub enum StoreError {
         used: u64,
         budget: u64,
     },
+    /// No room in memory for what members of a pipeline pass on.
+    Transient {
+        needed: u64,
+        used: u64,
+        max: u64,
+    },
 }
 
 /// What to do about data that the disk lost.
@@ -110,6 +116,13 @@ impl fmt::Display for StoreError {
                 Bytes(*needed),
                 Bytes(*used),
                 Bytes(*budget)
+            ),
+            Self::Transient { needed, used, max } => write!(
+                f,
+                "no memory for {} more that pass between stages: {} of {} are kept and none was let go",
+                Bytes(*needed),
+                Bytes(*used),
+                Bytes(*max)
             ),
         }
     }

@@ -6,11 +6,15 @@
 //!
 //! A crash can leave a file that the index does not name, or a blob that no journal record names, because its answer was
 //! still on the way; [`Store::collect`] removes both.
+//!
+//! What members of a pipeline pass on lies in memory alone, up to [`TRANSIENT_BYTES_MAX`]; [`Store::get`] finds it too, so that
+//! it is served to others as any blob is.
 
 mod error;
 mod files;
 mod integrity;
 mod scribe;
+mod transient;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,6 +33,8 @@ use self::error::database_error;
 pub use self::error::{Bytes as ByteCount, Damage, StoreError};
 use self::files::BlobFiles;
 pub use self::scribe::{Scribe, ScribeReport, StoreOrder};
+pub use self::transient::TRANSIENT_BYTES_MAX;
+use self::transient::Transient;
 use crate::directory::Paths;
 
 /// Blobs above this lie in files of their own.
@@ -63,7 +69,8 @@ pub struct Store {
     journal: Journal,
     index: Index,
     files: BlobFiles,
-    /// Bytes of all blobs.
+    transient: Transient,
+    /// Bytes of all blobs on disk.
     used: AtomicU64,
     /// Bytes that blobs may take together.
     budget: u64,
@@ -104,15 +111,20 @@ impl Store {
         drop(held_off);
         let env = open_environment(&path, opening, map)?;
         let (journal, index) = open_databases(&env, opening, &path)?;
-        let store =
-            Self { env, journal, index, files: BlobFiles::new(paths.blobs()), used: AtomicU64::new(0), budget, path };
+        let (files, transient) = (BlobFiles::new(paths.blobs()), Transient::new(TRANSIENT_BYTES_MAX));
+        let store = Self { env, journal, index, files, transient, used: AtomicU64::new(0), budget, path };
         store.used.store(store.count_bytes()?, Ordering::Relaxed);
         Ok(store)
     }
 
-    /// Bytes of all blobs.
+    /// Bytes of all blobs on disk.
     pub fn bytes_used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all blobs that lie in memory alone.
+    pub fn transient_bytes(&self) -> u64 {
+        self.transient.bytes()
     }
 
     /// Appends records to the journal in one durable transaction: all of them or none.
@@ -206,7 +218,7 @@ impl Store {
             let hash = Hash::of_blob(bytes);
             hashes.push(hash);
             // A blob that is here but damaged is written anew.
-            if self.get(&hash).is_err() && !new.iter().any(|(other, _)| *other == hash) {
+            if self.get_stored(&hash).is_err() && !new.iter().any(|(other, _)| *other == hash) {
                 new.push((hash, *bytes));
                 needed = needed.saturating_add(bytes.len() as u64);
             }
@@ -232,11 +244,26 @@ impl Store {
         Ok(hashes)
     }
 
-    /// The bytes behind a hash.
+    /// Keeps a blob in memory until it is removed or the process ends.
+    ///
+    /// # Errors
+    /// [`StoreError::Transient`] if those that are kept leave no room.
+    pub fn put_transient(&self, bytes: Vec<u8>) -> Result<Hash, StoreError> {
+        self.transient.put(bytes)
+    }
+
+    /// The bytes behind a hash, from memory or from the disk.
     ///
     /// # Errors
     /// [`StoreError::Blob`] if they are missing or damaged.
     pub fn get(&self, hash: &Hash) -> Result<Vec<u8>, StoreError> {
+        match self.transient.get(hash) {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => self.get_stored(hash),
+        }
+    }
+
+    fn get_stored(&self, hash: &Hash) -> Result<Vec<u8>, StoreError> {
         let damaged = |what| StoreError::Blob { hash: *hash, what };
         let bytes = {
             let transaction = self.env.read_txn().map_err(|e| self.fail(e, 0))?;
@@ -250,20 +277,38 @@ impl Store {
         if Hash::of_blob(&bytes) != *hash { Err(damaged(Damage::Hash)) } else { Ok(bytes) }
     }
 
-    /// Whether the index names a blob.
+    /// Whether a blob is in memory or named by the index.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn contains(&self, hash: &Hash) -> Result<bool, StoreError> {
+        if self.transient.get(hash).is_some() {
+            return Ok(true);
+        }
+        self.is_stored(hash)
+    }
+
+    fn is_stored(&self, hash: &Hash) -> Result<bool, StoreError> {
         let transaction = self.env.read_txn().map_err(|e| self.fail(e, 0))?;
         Ok(self.index.get(&transaction, hash.as_bytes()).map_err(|e| self.fail(e, 0))?.is_some())
     }
 
-    /// Removes blobs; those that are not there are passed over.
+    /// Removes blobs, from memory and from the disk; those that are not there are passed over. Says what went from the disk.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn remove(&self, hashes: &[Hash]) -> Result<Collected, StoreError> {
+        let mut stored = Vec::new();
+        for hash in hashes {
+            // What was in memory is seldom on the disk as well, and a transaction waits for the disk.
+            if self.transient.remove(hash).is_none() || self.is_stored(hash)? {
+                stored.push(*hash);
+            }
+        }
+        if stored.is_empty() { Ok(Collected::default()) } else { self.remove_stored(&stored) }
+    }
+
+    fn remove_stored(&self, hashes: &[Hash]) -> Result<Collected, StoreError> {
         let mut removed = Collected::default();
         let mut files = Vec::new();
         let mut transaction = self.write()?;
@@ -311,7 +356,7 @@ impl Store {
         }
         let mut collected = Collected::default();
         for part in orphans.chunks(256) {
-            let removed = self.remove(part)?;
+            let removed = self.remove_stored(part)?;
             collected.blobs += removed.blobs;
             collected.bytes += removed.bytes;
         }
@@ -416,6 +461,10 @@ impl Blobs for StoreBlobs {
 
     fn put(&mut self, bytes: &[u8]) -> Result<Hash, Fault> {
         self.0.put(bytes).map_err(Fault::from)
+    }
+
+    fn put_transient(&mut self, bytes: Vec<u8>) -> Result<Hash, Fault> {
+        self.0.put_transient(bytes).map_err(Fault::from)
     }
 }
 

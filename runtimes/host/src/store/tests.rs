@@ -370,3 +370,42 @@ fn a_scribe_that_is_let_go_while_the_disk_is_full_says_that_it_failed() {
     assert!(matches!(reports.recv().unwrap(), ScribeReport::Failed { error } if error.is_full()));
     assert_eq!(store.journal_len().unwrap(), 0);
 }
+
+#[test]
+fn what_passes_between_stages_is_in_memory_alone_until_it_is_dropped() {
+    let scratch = Scratch::new();
+    let store = scratch.store();
+    let mut blobs = StoreBlobs(Arc::new(store));
+    let hash = blobs.put_transient(vec![7; 1000]).unwrap();
+    assert_eq!(blobs.get(&hash), Ok(vec![7; 1000]));
+    assert!(blobs.0.contains(&hash).unwrap());
+    assert_eq!((blobs.0.transient_bytes(), blobs.0.bytes_used()), (1000, 0));
+    blobs.0.remove(&[hash]).unwrap();
+    assert_eq!(blobs.get(&hash), Err(Fault::BlobMissing { hash }));
+    assert_eq!(blobs.0.transient_bytes(), 0);
+    blobs.put_transient(vec![7; 1000]).unwrap();
+    drop(blobs);
+    assert!(!scratch.store().contains(&hash).unwrap(), "a new process begins without it");
+}
+
+#[test]
+fn a_blob_that_is_in_memory_is_stored_all_the_same_and_dropped_from_both() {
+    let scratch = Scratch::new();
+    let store = scratch.store();
+    let passing = store.put_transient(b"both".to_vec()).unwrap();
+    assert_eq!(store.put(b"both").unwrap(), passing);
+    drop(store);
+    let store = scratch.store();
+    assert_eq!(store.get(&passing).unwrap(), b"both", "it was durable");
+    store.put_transient(b"both".to_vec()).unwrap();
+    assert_eq!(store.remove(&[passing]).unwrap(), Collected { blobs: 1, bytes: 4 });
+    assert!(!store.contains(&passing).unwrap());
+}
+
+#[test]
+fn no_memory_for_what_passes_is_a_fault_in_words() {
+    let error = StoreError::Transient { needed: 3 << 20, used: 510 << 20, max: TRANSIENT_BYTES_MAX };
+    let fault = Fault::from(error);
+    assert!(matches!(fault, Fault::Store { .. }));
+    assert!(fault.to_string().contains("no memory for 3.0 MiB more that pass between stages: 510.0 MiB of 512.0 MiB"));
+}
