@@ -189,6 +189,39 @@ impl ModelSpec {
         parameters.saturating_mul(16)
     }
 
+    /// Bytes that an executor keeps at most of a microbatch between its forward and its backward pass through these stages,
+    /// [`Self::kept_token_bytes`] for each token. Sequences are kept in blocks of 64 tokens.
+    pub fn microbatch_bytes(&self, range: LayerRange, sequence: u32) -> u64 {
+        let tokens = u64::from(sequence).next_multiple_of(64);
+        self.kept_token_bytes(range).saturating_mul(tokens)
+    }
+
+    /// Bytes that an executor keeps at most of each token of a microbatch: the residual stream before attention and before
+    /// the feed-forward, what its norms, attention and activation make, and all of that for each transformer layer. Rows
+    /// stand at cache lines of 64 bytes.
+    pub fn kept_token_bytes(&self, range: LayerRange) -> u64 {
+        let lines = |width: u32, in_a_line: u32| u64::from(width.div_ceil(in_a_line));
+        let singles = |width: u32| lines(width, 16).saturating_mul(64);
+        let halves = |width: u32| (lines(width, 32) | 1).saturating_mul(64);
+        let panels = |width: u32| lines(width, 16).saturating_mul(32);
+        // Heads stand in eights where a device reads them so.
+        let heads = self.heads.saturating_add(self.kv_heads.saturating_mul(2));
+        let rotated = heads.saturating_mul(self.head_width().next_multiple_of(8));
+        let (hidden, ffn) = (self.hidden, self.ffn);
+        let parts = [
+            singles(hidden).saturating_mul(2),
+            panels(hidden).saturating_mul(2),
+            halves(rotated),
+            halves(hidden),
+            singles(ffn.saturating_mul(2)),
+            panels(ffn),
+            // A scale for each norm; for each head a maximum and a scale; the token itself and its place in their order.
+            u64::from(self.heads.saturating_add(2)).saturating_mul(8),
+        ];
+        let layers = u64::from(range.end.min(self.layers).saturating_sub(range.start));
+        parts.into_iter().fold(0, u64::saturating_add).saturating_mul(layers)
+    }
+
     /// RMSNorm's epsilon.
     pub fn norm_eps(&self) -> F32 {
         F32::from_ratio(u128::from(self.norm_eps_pico), 1_000_000_000_000)
@@ -401,6 +434,18 @@ mod tests {
         assert_eq!(model.parameters_without_bias(), 42_096_128);
         assert_eq!(model.parameters(), 42_096_128 + 266);
         assert_eq!(model.training_bytes(model.all_layers()), 16 * (42_096_128 + 266));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_microbatch_grows_with_its_tokens_and_layers() {
+        let (model, _) = Preset::Genesis.specs();
+        let (one, head) = (LayerRange { start: 3, end: 4 }, LayerRange { start: 11, end: 12 });
+        // 14 times the hidden width, twice query, key and value, ten times the feed-forward, and rows' ends.
+        assert_eq!(model.kept_token_bytes(one), 29_456);
+        assert_eq!(model.microbatch_bytes(one, 512), 512 * 29_456);
+        assert_eq!(model.microbatch_bytes(one, 1), 64 * 29_456);
+        assert_eq!(model.microbatch_bytes(model.all_layers(), 512), 11 * 512 * 29_456);
+        assert_eq!(model.microbatch_bytes(head, 512), 0);
     }
 
     #[test]

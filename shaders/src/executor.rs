@@ -1,13 +1,17 @@
 //! Jobs in, commitments out: what stands between the core's requests and a device.
 
+mod part;
+
 use neuroshard_proto::{
     BatchOutcome, Commitment, DType, F32, Fault, Hash, Job, LayerBlobs, LayerIndex, LayerRange, ModelSpec, Sample,
     Snapshot, Step, TensorRef, VoidReason, tile,
 };
 
 use crate::canon;
-use crate::engine::{Engine, Part, TokenBatch, Trained};
+use crate::engine::{Engine, Part, TokenBatch, Trained, check_whole};
 use crate::layout::{LayerLayout, single};
+
+use part::{Asked, Held};
 
 /// The host's blob store, as an executor sees it.
 pub trait Blobs {
@@ -31,10 +35,12 @@ pub trait Blobs {
     fn put_transient(&mut self, bytes: Vec<u8>) -> Result<Hash, Fault>;
 }
 
-/// Runs jobs on an engine. It holds one model state; a fault leaves that state as it was unless it says otherwise.
+/// Runs jobs on an engine. It holds the state of one model, or of some of its stages; a fault leaves that state as it was
+/// unless it says otherwise.
 pub struct Executor {
     engine: Box<dyn Engine>,
     resident: Option<Resident>,
+    held: Held,
     /// Shards read lately, decoded.
     shards: ShardCache,
 }
@@ -54,7 +60,7 @@ impl std::fmt::Debug for Executor {
 
 impl Executor {
     pub fn new(engine: Box<dyn Engine>) -> Self {
-        Self { engine, resident: None, shards: ShardCache::default() }
+        Self { engine, resident: None, held: Held::default(), shards: ShardCache::default() }
     }
 
     /// The device, for people.
@@ -80,8 +86,12 @@ impl Executor {
             }
             Job::Train { step, batch: _, fresh, sequence, token_weight, samples } => {
                 let resident = self.at(*step)?;
+                check_whole(&resident.model, resident.range)?;
                 let batch = self.shards.batch(&resident.model, *sequence, samples, blobs)?;
                 let tokens = batch.inputs.len() as u64;
+                if *fresh {
+                    self.held.clear();
+                }
                 let outcome = match self.engine.train(&batch, *fresh, *token_weight)? {
                     Trained::Void => BatchOutcome::Void(VoidReason::OutOfRange),
                     Trained::Done { loss_micro, squared_norms } => {
@@ -97,6 +107,7 @@ impl Executor {
                     return Err(Fault::bad_job("a step takes one squared norm of each stage"));
                 }
                 let total = squared_norms.iter().fold(0.0, |sum: f32, norm| sum + single(*norm));
+                self.held.clear();
                 self.engine.step(*token_weight, F32::from_bits(total.to_bits()), schedule)?;
                 let next = step.next();
                 self.resident = Some(Resident { step: next, ..resident });
@@ -104,15 +115,23 @@ impl Executor {
             }
             Job::Evaluate { step, sequence, samples } => {
                 let resident = self.at(*step)?;
+                check_whole(&resident.model, resident.range)?;
                 let batch = self.shards.batch(&resident.model, *sequence, samples, blobs)?;
                 let tokens = batch.inputs.len() as u64;
                 let loss_micro = self.engine.evaluate(&batch)?;
                 Ok(Commitment::Evaluation { step: *step, loss_micro, tokens })
             }
             Job::Snapshot { step } => self.snapshot(*step, blobs),
-            Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } => {
-                Err(Fault::bad_job("this executor trains whole models only"))
+            Job::Forward { step, micro, fresh, sequence, sample, input } => {
+                let (step, micro, fresh, sequence) = (*step, *micro, *fresh, *sequence);
+                self.forward(Asked { step, micro, fresh, sequence, sample, input: input.as_ref() }, blobs)
             }
+            Job::Turn { step, micro, fresh, sequence, sample, input } => {
+                let (step, micro, fresh, sequence) = (*step, *micro, *fresh, *sequence);
+                self.turn(Asked { step, micro, fresh, sequence, sample, input: input.as_ref() }, blobs)
+            }
+            Job::Backward { step, micro, gradient } => self.backward(*step, *micro, gradient, blobs),
+            Job::Norms { step, token_weight } => self.norms(*step, *token_weight),
         }
     }
 
@@ -126,6 +145,7 @@ impl Executor {
     fn init(&mut self, model: &ModelSpec, range: LayerRange, seed: &Hash) -> Result<Commitment, Fault> {
         checked(model, range)?;
         self.resident = None;
+        self.held.clear();
         self.engine.allocate(model, range)?;
         for layer in range.iter() {
             let layout = LayerLayout::new(model, layer);
@@ -152,6 +172,7 @@ impl Executor {
             return Err(Fault::bad_job("the snapshot does not hold the stages asked for"));
         }
         self.resident = None;
+        self.held.clear();
         self.engine.allocate(model, range)?;
         for (layer, stored) in range.iter().zip(&snapshot.layers) {
             let elements = LayerLayout::new(model, layer).elements;

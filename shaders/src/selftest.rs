@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::cpu::{CpuEngine, Options as CpuOptions};
-    use crate::engine::{Part, TokenBatch, Trained};
+    use crate::engine::{Entry, Part, TokenBatch, Trained};
     use crate::optimizer::Rates;
     use crate::values::{Shape, Values};
 
@@ -275,6 +275,26 @@ mod tests {
         }
         fn train(&mut self, batch: &TokenBatch, fresh: bool, token_weight: F32) -> Result<Trained, Fault> {
             self.inner.train(batch, fresh, token_weight)
+        }
+        fn clear(&mut self) -> Result<(), Fault> {
+            self.inner.clear()
+        }
+        fn forward(&mut self, place: usize, entry: Entry<'_>, output: &mut [f32]) -> Result<bool, Fault> {
+            self.inner.forward(place, entry, output)
+        }
+        fn backward(&mut self, place: usize, leaving: &[f32], entering: Option<&mut [f32]>) -> Result<bool, Fault> {
+            self.inner.backward(place, leaving, entering)
+        }
+        fn turn(
+            &mut self,
+            entry: Entry<'_>,
+            targets: &[u32],
+            entering: Option<&mut [f32]>,
+        ) -> Result<Option<i64>, Fault> {
+            self.inner.turn(entry, targets, entering)
+        }
+        fn norms(&mut self, token_weight: F32) -> Result<Option<Vec<F32>>, Fault> {
+            self.inner.norms(token_weight)
         }
         fn evaluate(&mut self, batch: &TokenBatch) -> Result<Option<i64>, Fault> {
             self.inner.evaluate(batch)

@@ -150,7 +150,7 @@ mod tests {
 
     use neuroshard_core::proto::{Hash, LayerIndex, LayerRange, ModelSpec, Preset, Schedule, Step, ops};
     use neuroshard_proto::F32;
-    use neuroshard_shaders::engine::{Part, TokenBatch, Trained};
+    use neuroshard_shaders::engine::{Entry, Part, TokenBatch, Trained};
     use neuroshard_shaders::optimizer::Rates;
     use neuroshard_shaders::reference::Reference;
     use neuroshard_shaders::values::{Shape, Values};
@@ -220,6 +220,21 @@ mod tests {
             unreachable!()
         }
         fn train(&mut self, _: &TokenBatch, _: bool, _: F32) -> Result<Trained, Fault> {
+            unreachable!()
+        }
+        fn clear(&mut self) -> Result<(), Fault> {
+            unreachable!()
+        }
+        fn forward(&mut self, _: usize, _: Entry<'_>, _: &mut [f32]) -> Result<bool, Fault> {
+            unreachable!()
+        }
+        fn backward(&mut self, _: usize, _: &[f32], _: Option<&mut [f32]>) -> Result<bool, Fault> {
+            unreachable!()
+        }
+        fn turn(&mut self, _: Entry<'_>, _: &[u32], _: Option<&mut [f32]>) -> Result<Option<i64>, Fault> {
+            unreachable!()
+        }
+        fn norms(&mut self, _: F32) -> Result<Option<Vec<F32>>, Fault> {
             unreachable!()
         }
         fn evaluate(&mut self, _: &TokenBatch) -> Result<Option<i64>, Fault> {

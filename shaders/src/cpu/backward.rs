@@ -11,7 +11,7 @@ use super::attention_backward::{self, Kept as HeadsKept};
 use super::gemm::{Depth, Left, Right, Start, Unpacked, product};
 use super::isa::Isa;
 use super::memory::{LANES, Tile, TokenPanels, cuts};
-use super::pass::{Crew, Cx, GAINS, Gradients, Kept, LayerKept, Missing, Scratch, blocks, blocks_mut, group_words};
+use super::pass::{Crew, Cx, GAINS, Gradients, HeadKept, LayerKept, Missing, Scratch, blocks, blocks_mut, group_words};
 use super::rows;
 use super::state::Stage;
 
@@ -21,11 +21,22 @@ const GRADIENT_COLS: usize = 512;
 /// Columns of a sum over rows that one task makes.
 const SUM_COLS: usize = 64;
 
-/// Adds a batch's gradients to those of all stages, after [`super::forward::forward`] in training.
-pub(crate) fn backward(crew: &Crew, cx: Cx<'_>, stages: &mut [Stage], inputs: &[u32], kept: &mut Kept) {
-    let tokens = inputs.len();
-    let Kept { layers, head, grads } = kept;
-    if let Some(stage) = stages.last_mut() {
+/// What a backward pass runs over, after [`super::forward::forward`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone<'a> {
+    pub(crate) tokens: usize,
+    /// The tokens themselves, if they entered.
+    pub(crate) inputs: Option<&'a [u32]>,
+    pub(crate) layers: &'a [LayerKept],
+    /// The head, if the pass ended there.
+    pub(crate) head: Option<&'a HeadKept>,
+}
+
+/// Adds the gradients of some stages: from the gradient of the stream that left them, or that entered the head, to that of the
+/// stream that entered them, both in `grads.stream`.
+pub(crate) fn backward(crew: &Crew, cx: Cx<'_>, stages: &mut [Stage], gone: Gone<'_>, grads: &mut Gradients) {
+    let Gone { tokens, inputs, layers, head } = gone;
+    if let (Some(stage), Some(head)) = (stages.last_mut(), head) {
         let matrices = [(Slot::HeadWeight, &head.grad_logits, &head.normed)];
         let sums = [(Slot::FinalGain, &grads.terms[0][..])];
         gather(crew, cx, stage, &matrices, &sums, tokens);
@@ -43,8 +54,10 @@ pub(crate) fn backward(crew: &Crew, cx: Cx<'_>, stages: &mut [Stage], inputs: &[
         let sums = [(GAINS[0], &grads.terms[0][..]), (GAINS[1], &grads.terms[1][..])];
         gather(crew, cx, stage, &matrices, &sums, tokens);
     }
-    let place = stages[0].place(Slot::EmbeddingWeight);
-    embed_backward(crew, cx, &grads.stream, inputs, &mut stages[0].gradient[place]);
+    if let (Some(stage), Some(inputs)) = (stages.first_mut(), inputs) {
+        let place = stage.place(Slot::EmbeddingWeight);
+        embed_backward(crew, cx, &grads.stream, inputs, &mut stage.gradient[place]);
+    }
 }
 
 /// A block of tokens from the end of a layer to the attention's output.

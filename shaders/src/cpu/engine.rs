@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use neuroshard_proto::ops::{Call, Op};
 use neuroshard_proto::{F32, Fault, LayerIndex, LayerRange, ModelSpec, Schedule};
 
-use crate::engine::{Engine, Part, TokenBatch, Trained};
+use crate::engine::{Engine, Entry, Part, TokenBatch, Trained};
 use crate::layout::single;
 use crate::optimizer::Rates;
 use crate::values::{Shape, Values};
 
-use super::forward::{self, Sequences};
+use super::forward;
 use super::isa::Isa;
 use super::memory::Buffer;
-use super::pass::{Crew, Cx, Kept, Sizes};
+use super::pass::{Crew, Cx};
 use super::pool::Pool;
-use super::rows;
-use super::state::{self, Stage, Worst};
-use super::{backward, table};
+use super::resident::Resident;
+use super::state::{self, Worst};
+use super::table;
 
 /// How an engine is to use the machine.
 #[derive(Clone, Copy, Debug)]
@@ -65,21 +65,6 @@ pub struct CpuEngine {
     model: Option<Resident>,
 }
 
-/// A model in memory.
-#[derive(Debug)]
-struct Resident {
-    spec: ModelSpec,
-    sizes: Sizes,
-    stages: Vec<Stage>,
-    kept: Kept,
-    /// The largest magnitude of a matrix' weight, if the matrices are packed as they are.
-    packed: Option<u32>,
-    activation_bytes: u64,
-}
-
-/// See [`Options::activation_bytes`].
-const ACTIVATION_BYTES_MIN: u64 = 96 << 20;
-
 impl CpuEngine {
     /// An engine without a model.
     ///
@@ -116,10 +101,9 @@ impl CpuEngine {
         self.model.as_mut().ok_or_else(no_state)
     }
 
-    /// A stage of the resident model.
-    fn stage(&mut self, layer: LayerIndex) -> Result<&mut Stage, Fault> {
-        let stages = &mut self.resident()?.stages;
-        stages.get_mut(layer.0 as usize).ok_or_else(|| Fault::bad_job("the model has no such stage"))
+    /// Bytes that sequences between forward and backward take.
+    pub fn kept_bytes(&self) -> usize {
+        self.model.as_ref().map_or(0, Resident::places_bytes)
     }
 }
 
@@ -135,72 +119,6 @@ fn part_index(part: Part) -> usize {
     }
 }
 
-impl Resident {
-    fn new(spec: &ModelSpec, activation_bytes: Option<u64>) -> Result<Self, Fault> {
-        let stages = spec.all_layers().iter().map(|layer| Stage::new(spec, layer)).collect::<Result<_, _>>()?;
-        let usual = ACTIVATION_BYTES_MIN.max(2 * spec.training_bytes(spec.all_layers()));
-        let activation_bytes = activation_bytes.unwrap_or(usual);
-        Ok(Self { spec: *spec, sizes: Sizes::new(spec), stages, kept: Kept::default(), packed: None, activation_bytes })
-    }
-
-    /// Tokens of whole sequences that go together.
-    fn together(&self, sequence: usize) -> usize {
-        let tokens = usize::try_from(self.activation_bytes).unwrap_or(usize::MAX) / self.sizes.bytes_a_token();
-        sequence * (tokens / sequence).max(1)
-    }
-
-    /// Runs a batch, as many sequences at a time as memory allows; `None` if a value left its range.
-    fn run(&mut self, crew: &mut Crew, batch: &TokenBatch, training: bool) -> Result<Option<i64>, Fault> {
-        check(&self.spec, batch)?;
-        let sequence = batch.sequence as usize;
-        let together = self.together(sequence);
-        let most = together.min(batch.inputs.len());
-        crew.reserve(&self.sizes, sequence, training)?;
-        let packed = match self.packed {
-            Some(worst) => worst,
-            None => {
-                let pack = |stage: &mut Stage| stage.pack(crew);
-                *self.packed.insert(self.stages.iter_mut().map(pack).max().unwrap_or_default())
-            }
-        };
-        let worst = Worst::default();
-        worst.see(packed);
-        let cx = Cx { isa: crew.isa, sizes: &self.sizes, sequence, worst: &worst };
-        let mut loss = 0;
-        self.kept.resize(&self.sizes, most, training)?;
-        for (inputs, targets) in batch.inputs.chunks(together).zip(batch.targets.chunks(together)) {
-            self.kept.resize(&self.sizes, inputs.len(), training)?;
-            forward::forward(crew, cx, &self.stages, Sequences { inputs, targets }, &mut self.kept, training);
-            if !rows::fits(worst.get()) {
-                return Ok(None);
-            }
-            loss += self.kept.head.losses.iter().map(|loss| i64::from(*loss)).sum::<i64>();
-            if training {
-                backward::backward(crew, cx, &mut self.stages, inputs, &mut self.kept);
-            }
-        }
-        Ok(rows::fits(worst.get()).then_some(loss))
-    }
-}
-
-/// Refuses batches that do not fit the model.
-fn check(model: &ModelSpec, batch: &TokenBatch) -> Result<(), Fault> {
-    let sequence = batch.sequence as usize;
-    if sequence == 0 || batch.sequence > model.context {
-        return Err(Fault::bad_job("sequences are empty or longer than the context"));
-    }
-    if batch.inputs.is_empty()
-        || !batch.inputs.len().is_multiple_of(sequence)
-        || batch.inputs.len() != batch.targets.len()
-    {
-        return Err(Fault::bad_job("a batch is whole sequences with a target for each token"));
-    }
-    if batch.inputs.iter().chain(&batch.targets).any(|token| *token >= model.vocab) {
-        return Err(Fault::bad_job("a batch holds a token outside the vocabulary"));
-    }
-    Ok(())
-}
-
 impl Engine for CpuEngine {
     fn describe(&self) -> String {
         let threads = self.crew.pool.threads();
@@ -209,16 +127,13 @@ impl Engine for CpuEngine {
 
     fn allocate(&mut self, model: &ModelSpec, range: LayerRange) -> Result<(), Fault> {
         model.check().map_err(|error| Fault::bad_job(&error.to_string()))?;
-        if range != model.all_layers() {
-            return Err(Fault::bad_job("the CPU engine holds whole models only"));
-        }
         self.model = None;
-        self.model = Some(Resident::new(model, self.activation_bytes)?);
+        self.model = Some(Resident::new(model, range, self.activation_bytes)?);
         Ok(())
     }
 
     fn write(&mut self, part: Part, layer: LayerIndex, values: &[f32]) -> Result<(), Fault> {
-        let target = &mut self.stage(layer)?.parts[part_index(part)];
+        let target = &mut self.resident()?.stage(layer)?.parts[part_index(part)];
         if target.len() != values.len() {
             return Err(Fault::bad_job("a stage's part has another length"));
         }
@@ -230,7 +145,7 @@ impl Engine for CpuEngine {
     }
 
     fn read(&mut self, part: Part, layer: LayerIndex, out: &mut [f32]) -> Result<(), Fault> {
-        let source = &self.stage(layer)?.parts[part_index(part)];
+        let source = &self.resident()?.stage(layer)?.parts[part_index(part)];
         if source.len() != out.len() {
             return Err(Fault::bad_job("a stage's part has another length"));
         }
@@ -242,11 +157,33 @@ impl Engine for CpuEngine {
         let Self { crew, model, .. } = self;
         let model = model.as_mut().ok_or_else(no_state)?;
         if fresh {
-            model.stages.iter_mut().for_each(|stage| stage.gradient.fill(0.0));
+            model.clear();
         }
         let Some(loss_micro) = model.run(crew, batch, true)? else { return Ok(Trained::Void) };
         let norms = state::squared_norms(crew, &model.stages, token_weight);
         Ok(norms.map_or(Trained::Void, |squared_norms| Trained::Done { loss_micro, squared_norms }))
+    }
+
+    fn clear(&mut self) -> Result<(), Fault> {
+        self.resident()?.clear();
+        Ok(())
+    }
+
+    fn forward(&mut self, place: usize, entry: Entry<'_>, output: &mut [f32]) -> Result<bool, Fault> {
+        self.model.as_mut().ok_or_else(no_state)?.forward(&mut self.crew, place, entry, output)
+    }
+
+    fn backward(&mut self, place: usize, leaving: &[f32], entering: Option<&mut [f32]>) -> Result<bool, Fault> {
+        self.model.as_mut().ok_or_else(no_state)?.backward(&mut self.crew, place, leaving, entering)
+    }
+
+    fn turn(&mut self, entry: Entry<'_>, targets: &[u32], entering: Option<&mut [f32]>) -> Result<Option<i64>, Fault> {
+        self.model.as_mut().ok_or_else(no_state)?.turn(&mut self.crew, entry, targets, entering)
+    }
+
+    fn norms(&mut self, token_weight: F32) -> Result<Option<Vec<F32>>, Fault> {
+        let model = self.model.as_ref().ok_or_else(no_state)?;
+        Ok(state::squared_norms(&self.crew, &model.stages, token_weight))
     }
 
     fn evaluate(&mut self, batch: &TokenBatch) -> Result<Option<i64>, Fault> {
@@ -279,13 +216,13 @@ impl Engine for CpuEngine {
 
     fn benchmark(&mut self, model: &ModelSpec, sequence: u32, warmup: u32, runs: u32) -> Result<u64, Fault> {
         let one = ModelSpec { layers: 1, ..*model };
-        let mut bench = Resident::new(&one, None)?;
+        let mut bench = Resident::new(&one, one.all_layers(), None)?;
         let tokens = sequence as usize;
         bench.stages[0].parts[0].fill(0.01);
         let crew = &mut self.crew;
         bench.stages[0].pack(crew);
         crew.reserve(&bench.sizes, tokens, false)?;
-        bench.kept.resize(&bench.sizes, tokens, false)?;
+        bench.kept.resize(&bench.sizes, tokens)?;
         bench.kept.layers[0].input.fill(1.0);
         let worst = Worst::default();
         let cx = Cx { isa: crew.isa, sizes: &bench.sizes, sequence: tokens, worst: &worst };

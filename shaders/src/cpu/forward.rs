@@ -8,54 +8,82 @@ use neuroshard_proto::ops::{Op, Slot};
 
 use super::attention::{self, Group, HeadRows, Normalisers};
 use super::memory::{BLOCK, Tile, cuts, padded, pair_stride};
-use super::pass::{Crew, Cx, Gradients, HeadKept, Kept, LayerKept, Missing, Scratch, blocks, blocks_mut, group_words};
+use super::pass::{
+    Crew, Cx, Gradients, HeadKept, LayerKept, Missing, Scratch, blocks, blocks_mut, copy_rows, group_words,
+};
 use super::rows;
 use super::state::Stage;
+use crate::engine::Entry;
 
-/// A pass over sequences that go together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sequences<'a> {
-    pub(crate) inputs: &'a [u32],
-    pub(crate) targets: &'a [u32],
+/// Where a forward pass through some stages ends.
+#[derive(Debug)]
+pub(crate) enum Exit<'a> {
+    /// In the head, with losses; with `grads` when training, then with the gradient that enters the last layer too.
+    Head { targets: &'a [u32], kept: &'a mut HeadKept, grads: Option<&'a mut Gradients> },
+    /// With the residual stream, in rows that lie [`super::pass::Sizes::hidden_stride`] apart.
+    Stream(&'a mut [f32]),
 }
 
-/// Runs the forward pass and leaves losses in `kept.head`; when training, the gradient that enters the last layer too.
+/// Runs the forward pass of some stages over `tokens` tokens: the layers that `layers` keeps, and the head if it ends there.
 pub(crate) fn forward(
     crew: &Crew,
     cx: Cx<'_>,
     stages: &[Stage],
-    batch: Sequences<'_>,
-    kept: &mut Kept,
-    training: bool,
+    entry: Entry<'_>,
+    layers: &mut [LayerKept],
+    exit: Exit<'_>,
 ) {
-    let tokens = batch.inputs.len();
-    let table = stages[0].weights(Slot::EmbeddingWeight);
-    let mut enter = enter_blocks(cx, &mut kept.layers[0], tokens);
-    for (block, inputs) in enter.iter_mut().zip(batch.inputs.chunks(BLOCK)) {
-        embed(table, cx.sizes.hidden, inputs, block.input, cx.sizes.hidden_stride());
+    let tokens = match entry {
+        Entry::Tokens(tokens) => tokens.len(),
+        Entry::Stream(stream) => stream.len() / cx.sizes.hidden,
+    };
+    let mut exit = Some(exit);
+    if let Some(first) = layers.first_mut() {
+        take_in(cx, &stages[0], entry, &mut first.input);
+        let enter = enter_blocks(cx, first, tokens);
+        crew.for_each(enter, |scratch, block| enter_attention(cx, &stages[0], block, scratch));
+    } else if let Some(Exit::Head { targets, kept, grads }) = exit.take() {
+        take_in(cx, &stages[0], entry, &mut kept.input);
+        let blocks = head_blocks(cx, kept, grads, targets);
+        crew.for_each(blocks, |scratch, mut head| finish(cx, &stages[0], &mut head, scratch));
     }
-    crew.for_each(enter, |scratch, block| enter_attention(cx, &stages[0], block, scratch));
-    for layer in 0..cx.sizes.layers {
-        attend(crew, cx, &mut kept.layers[layer], tokens);
-        let (done, next) = kept.layers.split_at_mut(layer + 1);
-        match next.first_mut() {
-            Some(next) => {
-                let blocks = leave_blocks(cx, &mut done[layer], tokens);
-                let items = blocks.into_iter().zip(enter_blocks(cx, next, tokens)).collect();
-                crew.for_each(items, |scratch, (mut leave, enter)| {
-                    leave_attention(cx, &stages[layer], &mut leave, enter.input, scratch);
-                    enter_attention(cx, &stages[layer + 1], enter, scratch);
-                });
-            }
-            None => {
-                let blocks = leave_blocks(cx, &mut done[layer], tokens);
-                let head = head_blocks(cx, &mut kept.head, &mut kept.grads, batch.targets, training);
-                crew.for_each(blocks.into_iter().zip(head).collect(), |scratch, (mut leave, mut head)| {
+    for layer in 0..layers.len() {
+        attend(crew, cx, &mut layers[layer], tokens);
+        let (done, next) = layers.split_at_mut(layer + 1);
+        let blocks = leave_blocks(cx, &mut done[layer], tokens).into_iter();
+        if let Some(next) = next.first_mut() {
+            let items = blocks.zip(enter_blocks(cx, next, tokens)).collect();
+            crew.for_each(items, |scratch, (mut leave, enter)| {
+                leave_attention(cx, &stages[layer], &mut leave, enter.input, scratch);
+                enter_attention(cx, &stages[layer + 1], enter, scratch);
+            });
+            continue;
+        }
+        match exit.take() {
+            Some(Exit::Head { targets, kept, grads }) => {
+                let items = blocks.zip(head_blocks(cx, kept, grads, targets)).collect();
+                crew.for_each(items, |scratch, (mut leave, mut head)| {
                     leave_attention(cx, &stages[layer], &mut leave, head.input, scratch);
                     finish(cx, &stages[layer + 1], &mut head, scratch);
                 });
             }
+            Some(Exit::Stream(output)) => {
+                let items = blocks.zip(blocks_mut(output, cx.sizes.hidden_stride(), tokens)).collect();
+                crew.for_each(items, |scratch, (mut leave, output)| {
+                    leave_attention(cx, &stages[layer], &mut leave, output, scratch);
+                });
+            }
+            None => {}
         }
+    }
+}
+
+/// Brings in what enters the first stage.
+fn take_in(cx: Cx<'_>, stage: &Stage, entry: Entry<'_>, out: &mut [f32]) {
+    let (hidden, stride) = (cx.sizes.hidden, cx.sizes.hidden_stride());
+    match entry {
+        Entry::Tokens(tokens) => embed(stage.weights(Slot::EmbeddingWeight), hidden, tokens, out, stride),
+        Entry::Stream(stream) => copy_rows(cx.sizes, stream, hidden, out, stride),
     }
 }
 
@@ -242,17 +270,17 @@ struct Head<'a> {
 fn head_blocks<'a>(
     cx: Cx<'_>,
     kept: &'a mut HeadKept,
-    grads: &'a mut Gradients,
+    grads: Option<&'a mut Gradients>,
     targets: &'a [u32],
-    training: bool,
 ) -> Vec<Head<'a>> {
     let (tokens, stride) = (targets.len(), cx.sizes.hidden_stride());
     let inputs = blocks_mut(&mut kept.input, stride, tokens);
     let panels = kept.normed.blocks_mut().zip(kept.grad_logits.blocks_mut());
     let losses = kept.losses.chunks_mut(BLOCK).zip(targets.chunks(BLOCK));
-    let reach = if training { tokens } else { 0 };
-    let streams = blocks_mut(&mut grads.stream, stride, reach);
-    let mut back = streams.zip(blocks_mut(&mut grads.terms[0], stride, reach));
+    let mut back = grads.map(|grads| {
+        let [terms, _] = &mut grads.terms;
+        blocks_mut(&mut grads.stream, stride, tokens).zip(blocks_mut(terms, stride, tokens))
+    });
     inputs
         .zip(panels)
         .zip(losses)
@@ -262,7 +290,7 @@ fn head_blocks<'a>(
             normed,
             losses,
             grad_logits,
-            back: back.next(),
+            back: back.as_mut().and_then(Iterator::next),
         })
         .collect()
 }

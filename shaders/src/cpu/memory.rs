@@ -170,6 +170,11 @@ impl TokenPanels {
         self.words.reserve(self.blocks() * self.block())
     }
 
+    /// Bytes that are taken.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * self.words.len()
+    }
+
     /// Words of one block.
     pub(crate) fn block(&self) -> usize {
         self.panels * BLOCK_PAIRS * LANES

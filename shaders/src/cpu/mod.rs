@@ -23,6 +23,7 @@ mod memory;
 mod pass;
 mod pool;
 mod priority;
+mod resident;
 mod rows;
 mod state;
 mod table;

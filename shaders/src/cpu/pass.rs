@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use neuroshard_proto::ops::Slot;
-use neuroshard_proto::{Fault, ModelSpec};
+use neuroshard_proto::{Fault, LayerRange, ModelSpec};
 
 use crate::layout::single;
 
@@ -20,6 +20,7 @@ use crate::timing::Stopwatch;
 /// The sizes and constants of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Sizes {
+    /// Transformer layers at hand.
     pub(crate) layers: usize,
     pub(crate) hidden: usize,
     pub(crate) qkv: usize,
@@ -44,6 +45,12 @@ impl Sizes {
         let wide = |half: u16| f32::from_bits(u32::from(half) << 16);
         let table: Vec<[f32; 2]> = model.rotary_table().into_iter().map(|turn| turn.map(wide)).collect();
         Self::with_table(model, &table)
+    }
+
+    /// The sizes of some stages of a model.
+    pub(crate) fn of_part(model: &ModelSpec, range: LayerRange) -> Self {
+        let layers = (range.end.min(model.layers) - range.start) as usize;
+        Self { layers, ..Self::new(model) }
     }
 
     /// With a rotary table `[position][pair]` of cosine and sine.
@@ -246,6 +253,14 @@ impl LayerKept {
         self.gate_up.reserve(tokens * sizes.gate_up_stride())?;
         self.activated.resize(tokens, sizes.ffn)
     }
+
+    fn bytes(&self) -> usize {
+        let singles = [&self.input, &self.input_scale, &self.maxima, &self.scales, &self.middle, &self.middle_scale];
+        let words = singles.iter().map(|buffer| buffer.len()).sum::<usize>() + self.gate_up.len();
+        let panels = [&self.normed_input, &self.normed_middle, &self.activated];
+        4 * (words + self.rotated.len() + self.attended.len())
+            + panels.iter().map(|panels| panels.bytes()).sum::<usize>()
+    }
 }
 
 /// What the head keeps: its input is where the last layer's output goes.
@@ -273,27 +288,45 @@ pub(crate) struct Gradients {
     pub(crate) qkv: TokenPanels,
 }
 
-/// Everything that a batch, or as much of it as goes together, leaves behind on its way.
+/// What some layers keep of the sequences that go through together.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) layers: Vec<LayerKept>,
+}
+
+impl Kept {
+    /// Makes room for so many tokens.
+    pub(crate) fn resize(&mut self, sizes: &Sizes, tokens: usize) -> Result<(), Fault> {
+        self.layers.resize_with(sizes.layers, LayerKept::default);
+        self.layers.iter_mut().try_for_each(|layer| layer.resize(sizes, tokens))
+    }
+
+    /// Bytes that are taken.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layers.iter().map(LayerKept::bytes).sum()
+    }
+}
+
+/// What nothing is kept in beyond a pass: room for the head, and for gradients on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
     pub(crate) head: HeadKept,
     pub(crate) grads: Gradients,
 }
 
-impl Kept {
-    /// Makes room for so many tokens of a model.
-    pub(crate) fn resize(&mut self, sizes: &Sizes, tokens: usize, training: bool) -> Result<(), Fault> {
-        self.layers.resize_with(sizes.layers, LayerKept::default);
-        self.layers.iter_mut().try_for_each(|layer| layer.resize(sizes, tokens))?;
+impl Room {
+    /// Makes room in the head for so many tokens of a model.
+    pub(crate) fn resize_head(&mut self, sizes: &Sizes, tokens: usize) -> Result<(), Fault> {
         self.head.input.reserve(tokens * sizes.hidden_stride())?;
         self.head.normed.resize(tokens, sizes.hidden)?;
         self.head.grad_logits.resize(tokens, sizes.vocab)?;
         self.head.losses.clear();
         self.head.losses.resize(tokens, 0);
-        if !training {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// Makes room for the gradients of so many tokens of a model.
+    pub(crate) fn resize_grads(&mut self, sizes: &Sizes, tokens: usize) -> Result<(), Fault> {
         let grads = &mut self.grads;
         grads.stream.reserve(tokens * sizes.hidden_stride())?;
         grads.terms.iter_mut().try_for_each(|terms| terms.reserve(tokens * sizes.hidden_stride()))?;
@@ -304,6 +337,13 @@ impl Kept {
         grads.attended.reserve(tokens * sizes.hidden_pairs())?;
         grads.qkv_rows.reserve(tokens * sizes.qkv_pairs())?;
         grads.qkv.resize(tokens, sizes.qkv)
+    }
+}
+
+/// Copies rows of the residual stream's width that lie `from` apart to rows that lie `to` apart.
+pub(crate) fn copy_rows(sizes: &Sizes, source: &[f32], from: usize, target: &mut [f32], to: usize) {
+    for (source, target) in source.chunks(from).zip(target.chunks_mut(to)) {
+        target[..sizes.hidden].copy_from_slice(&source[..sizes.hidden]);
     }
 }
 

@@ -17,7 +17,7 @@ use super::record::{Slots, Surroundings, record};
 use super::state::{BATCH_FLAG, Span, State, WEIGHTS_FLAG, adamw, rates_buffer, rotary, squared_norms};
 use super::state::{write_rates, write_token_weight};
 use super::tensor::{Layout, Staging, Tensor, cut, storage};
-use crate::engine::{Engine, Part, TokenBatch, Trained};
+use crate::engine::{Engine, Entry, Part, TokenBatch, Trained};
 use crate::layout::single;
 use crate::optimizer::Rates;
 use crate::values::{Shape, Value, Values};
@@ -430,6 +430,26 @@ impl Engine for GpuEngine {
     fn train(&mut self, batch: &TokenBatch, fresh: bool, token_weight: F32) -> Result<Trained, Fault> {
         let Outcome { in_range, squared_norms, loss_micro } = self.run_batch(batch, fresh, Some(token_weight))?;
         Ok(if in_range { Trained::Done { loss_micro, squared_norms } } else { Trained::Void })
+    }
+
+    fn clear(&mut self) -> Result<(), Fault> {
+        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    }
+
+    fn forward(&mut self, _: usize, _: Entry<'_>, _: &mut [f32]) -> Result<bool, Fault> {
+        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    }
+
+    fn backward(&mut self, _: usize, _: &[f32], _: Option<&mut [f32]>) -> Result<bool, Fault> {
+        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    }
+
+    fn turn(&mut self, _: Entry<'_>, _: &[u32], _: Option<&mut [f32]>) -> Result<Option<i64>, Fault> {
+        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    }
+
+    fn norms(&mut self, _: F32) -> Result<Option<Vec<F32>>, Fault> {
+        Err(Fault::bad_job("the GPU engine holds whole models only"))
     }
 
     fn evaluate(&mut self, batch: &TokenBatch) -> Result<Option<i64>, Fault> {

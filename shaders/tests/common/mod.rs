@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod pipeline;
+
 use neuroshard_proto::{F32, Hash, LayerIndex, ModelSpec, Schedule, Stream};
 use neuroshard_shaders::engine::{Engine, Part, TokenBatch, Trained};
 use neuroshard_shaders::layout::LayerLayout;
