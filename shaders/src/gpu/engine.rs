@@ -1,5 +1,7 @@
 //! [`Engine`] on a GPU.
 
+mod passes;
+
 use std::fmt;
 use std::time::Instant;
 
@@ -14,13 +16,15 @@ use super::plan::{Footprint, Plan, PlanKey, PlanOptions, order_of};
 use super::profile::{KernelTime, copy_rate, measure};
 use super::program::{Dispatch, Program, Recorder};
 use super::record::{Slots, Surroundings, record};
-use super::state::{BATCH_FLAG, Span, State, WEIGHTS_FLAG, adamw, rates_buffer, rotary, squared_norms};
+use super::state::{Span, State, adamw, rates_buffer, rotary, squared_norms};
 use super::state::{write_rates, write_token_weight};
-use super::tensor::{Layout, Staging, Tensor, cut, storage};
-use crate::engine::{Engine, Entry, Part, TokenBatch, Trained};
+use super::tensor::{Layout, Staging, Tensor, count, cut, storage};
+use crate::engine::{Engine, Entry, Part, TokenBatch, Trained, check_whole};
 use crate::layout::single;
 use crate::optimizer::Rates;
 use crate::values::{Shape, Value, Values};
+
+use passes::{Places, begin};
 
 /// Multiply-adds after which commands are handed over, so that no single submission holds a display's device for long.
 const WORK_PER_SUBMIT: u64 = 50_000_000_000;
@@ -71,6 +75,7 @@ pub struct GpuEngine {
     state: Option<State>,
     /// The most recently used last.
     plans: Vec<Plan>,
+    places: Places,
 }
 
 impl GpuEngine {
@@ -114,6 +119,7 @@ impl GpuEngine {
             staging: Staging::default(),
             state: None,
             plans: Vec::new(),
+            places: Places::default(),
         })
     }
 
@@ -138,7 +144,7 @@ impl GpuEngine {
         if plan.key.sequences * plan.key.sequence != batch.inputs.len() {
             return Err(Fault::bad_job("only a batch that goes through whole can be profiled"));
         }
-        plan.set_batch(&self.gpu, batch, 0);
+        plan.set_batch(&self.gpu, batch, 0)?;
         write_rates(&self.gpu, &state.rates, &Rates::new(schedule, token_weight, F32::ONE));
         let programs = [&state.casts, &plan.forward, &plan.backward, &state.norms, &state.update];
         let times = measure(&self.gpu, &mut self.staging, &programs);
@@ -158,12 +164,19 @@ impl GpuEngine {
         PlanOptions { scores_max: self.options.scores_max.min(self.binding_bytes / 4), tile: self.options.tile }
     }
 
-    /// Finds or makes the plan for a batch, and where it stands.
+    /// Finds or makes the plan for a batch through the whole model, and where it stands.
     fn plan(&mut self, batch: &TokenBatch, backward: bool) -> Result<usize, Fault> {
         let Some(state) = &self.state else { return Err(no_state(&self.gpu)) };
+        check_whole(&state.model, state.range)?;
         check_batch(&state.model, batch)?;
         let sequence = batch.sequence as usize;
-        let sequences = self.sequences_at_once(&state.model, batch, backward)?;
+        self.plan_of(sequence, batch.inputs.len() / sequence, backward)
+    }
+
+    /// Finds or makes a plan for so many sequences, or for as many of them as go through at once.
+    fn plan_of(&mut self, sequence: usize, all: usize, backward: bool) -> Result<usize, Fault> {
+        let Some(state) = &self.state else { return Err(no_state(&self.gpu)) };
+        let sequences = self.sequences_at_once(state, sequence, all, backward, 0)?;
         let key = PlanKey { sequence, sequences, backward };
         // Forward through a plan that can also go backward is the same.
         let suits = |plan: &Plan| plan.key == key || (!backward && plan.key == PlanKey { backward: true, ..key });
@@ -182,35 +195,36 @@ impl GpuEngine {
         Ok(self.plans.len() - 1)
     }
 
-    /// How many of a batch's sequences go through together: a divisor of their number that fits the device.
-    fn sequences_at_once(&self, model: &ModelSpec, batch: &TokenBatch, backward: bool) -> Result<usize, Fault> {
-        let shape = Shape {
-            model: *model,
-            sequence: batch.sequence as usize,
-            tokens: batch.sequence as usize,
-            rotary: Vec::new(),
-        };
-        let one = Footprint::of_sequence(&shape, backward);
+    /// How many of `all` sequences go through together: a divisor of their number that fits the device beside the state and
+    /// `kept` bytes.
+    fn sequences_at_once(
+        &self,
+        state: &State,
+        sequence: usize,
+        all: usize,
+        backward: bool,
+        kept: u64,
+    ) -> Result<usize, Fault> {
+        let shape = Shape { model: state.model, sequence, tokens: sequence, rotary: Vec::new() };
+        let one = Footprint::of_sequence(&shape, state.place(), backward);
         if one.largest > self.binding_bytes {
             return Err(Fault::device(&format!(
-                "a sequence of {} tokens needs {} MiB in one piece and this device binds {}: train on shorter ones",
-                batch.sequence,
+                "a sequence of {sequence} tokens needs {} MiB in one piece and this device binds {}: train on shorter ones",
                 one.largest >> 20,
                 self.binding_bytes >> 20
             )));
         }
-        let free = self.options.memory_bytes.saturating_sub(state_bytes(model));
+        let taken = state_bytes(&state.model, state.range).saturating_add(kept);
+        let free = self.options.memory_bytes.saturating_sub(taken);
         if one.bytes > free {
             return Err(Fault::device(&format!(
-                "a sequence of {} tokens takes {} MiB beside the model and {} are left: train on shorter ones",
-                batch.sequence,
+                "a sequence of {sequence} tokens takes {} MiB beside the model and {} are left: train on shorter ones",
                 one.bytes.div_ceil(1 << 20),
                 free >> 20
             )));
         }
         let room = self.options.activation_bytes.min(free);
         let fit = (room / one.bytes).min(self.binding_bytes / one.largest).max(1);
-        let all = batch.inputs.len() / batch.sequence as usize;
         let divides = |n: &usize| all.is_multiple_of(*n);
         Ok((1..=all.min(usize::try_from(fit).unwrap_or(usize::MAX))).rev().find(divides).unwrap_or(1))
     }
@@ -223,13 +237,7 @@ impl GpuEngine {
         let losses_at = 8 + 4 * state.stages() as u64;
         let bytes = losses_at + 4 * tokens as u64;
         let staging = self.staging.buffer(&self.gpu, bytes).clone();
-        let mut commands = Commands::new(&self.gpu);
-        commands.encoder.clear_buffer(&self.flags, 4 * u64::from(BATCH_FLAG), Some(4));
-        if state.stale {
-            commands.encoder.clear_buffer(&self.flags, 4 * u64::from(WEIGHTS_FLAG), Some(4));
-            commands.add(&state.casts);
-            state.stale = false;
-        }
+        let mut commands = begin(&self.gpu, &self.flags, state);
         if fresh {
             state.clear_gradients(&mut commands.encoder);
         }
@@ -238,7 +246,7 @@ impl GpuEngine {
             if first > 0 {
                 commands.submit();
             }
-            plan.set_batch(&self.gpu, batch, first / plan.key.sequence);
+            plan.set_batch(&self.gpu, batch, first / plan.key.sequence)?;
             commands.add(&plan.forward);
             if gradients.is_some() {
                 commands.add(&plan.backward);
@@ -299,9 +307,9 @@ fn no_state(gpu: &Gpu) -> Fault {
     gpu.outcome().err().unwrap_or_else(|| Fault::device("no state is loaded"))
 }
 
-/// Bytes that a model's state takes: 16 a parameter (PROTOCOL §2) and 2 for the operands of matrix products.
-fn state_bytes(model: &ModelSpec) -> u64 {
-    let training = model.training_bytes(model.all_layers());
+/// Bytes that the state of some stages takes: 16 a parameter (PROTOCOL §2) and 2 for the operands of matrix products.
+fn state_bytes(model: &ModelSpec, range: LayerRange) -> u64 {
+    let training = model.training_bytes(range);
     training.saturating_add(training >> 3)
 }
 
@@ -397,10 +405,7 @@ impl Engine for GpuEngine {
     }
 
     fn allocate(&mut self, model: &ModelSpec, range: LayerRange) -> Result<(), Fault> {
-        if range != model.all_layers() {
-            return Err(Fault::bad_job("the GPU engine holds whole models only"));
-        }
-        let (needed, most) = (state_bytes(model), self.options.memory_bytes);
+        let (needed, most) = (state_bytes(model, range), self.options.memory_bytes);
         if needed > most {
             return Err(Fault::device(&format!(
                 "the model takes {} MiB of the GPU's memory and {} are allowed: allow more, or choose a smaller one",
@@ -409,9 +414,10 @@ impl Engine for GpuEngine {
             )));
         }
         self.plans.clear();
+        self.places = Places::default();
         self.state = None;
         let block_bytes = self.options.block_bytes.min(self.binding_bytes);
-        let state = State::new(&self.gpu, &mut self.pipelines, &self.flags, model, block_bytes)?;
+        let state = State::new(&self.gpu, &mut self.pipelines, &self.flags, model, range, block_bytes)?;
         self.gpu.outcome()?;
         self.state = Some(state);
         Ok(())
@@ -433,23 +439,27 @@ impl Engine for GpuEngine {
     }
 
     fn clear(&mut self) -> Result<(), Fault> {
-        Err(Fault::bad_job("the GPU engine holds whole models only"))
+        let state = self.state.as_ref().ok_or_else(|| no_state(&self.gpu))?;
+        let mut commands = Commands::new(&self.gpu);
+        state.clear_gradients(&mut commands.encoder);
+        commands.submit();
+        self.gpu.outcome()
     }
 
-    fn forward(&mut self, _: usize, _: Entry<'_>, _: &mut [f32]) -> Result<bool, Fault> {
-        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    fn forward(&mut self, place: usize, entry: Entry<'_>, output: &mut [f32]) -> Result<bool, Fault> {
+        self.pass_forward(place, entry, output)
     }
 
-    fn backward(&mut self, _: usize, _: &[f32], _: Option<&mut [f32]>) -> Result<bool, Fault> {
-        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    fn backward(&mut self, place: usize, leaving: &[f32], entering: Option<&mut [f32]>) -> Result<bool, Fault> {
+        self.pass_backward(place, leaving, entering)
     }
 
-    fn turn(&mut self, _: Entry<'_>, _: &[u32], _: Option<&mut [f32]>) -> Result<Option<i64>, Fault> {
-        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    fn turn(&mut self, entry: Entry<'_>, targets: &[u32], entering: Option<&mut [f32]>) -> Result<Option<i64>, Fault> {
+        self.pass_turn(entry, targets, entering)
     }
 
-    fn norms(&mut self, _: F32) -> Result<Option<Vec<F32>>, Fault> {
-        Err(Fault::bad_job("the GPU engine holds whole models only"))
+    fn norms(&mut self, token_weight: F32) -> Result<Option<Vec<F32>>, Fault> {
+        self.gathered_norms(token_weight)
     }
 
     fn evaluate(&mut self, batch: &TokenBatch) -> Result<Option<i64>, Fault> {

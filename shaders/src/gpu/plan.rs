@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use neuroshard_proto::Fault;
 use neuroshard_proto::ops::{self, Call, Dim, Slot};
+use neuroshard_proto::{Fault, LayerRange, ModelSpec};
 
 use super::attention::Scratch;
 use super::device::Gpu;
@@ -13,7 +13,7 @@ use super::program::{Program, Recorder};
 use super::record::{Slots, Surroundings, record};
 use super::state::State;
 use super::tensor::{Layout, Tensor, storage};
-use crate::engine::TokenBatch;
+use crate::engine::{Entry, TokenBatch};
 use crate::values::Shape;
 
 /// What a plan is made for.
@@ -26,7 +26,49 @@ pub(crate) struct PlanKey {
     pub(crate) backward: bool,
 }
 
-/// Forward, and perhaps backward, of some sequences through a whole model.
+/// Where the stages at hand stand in a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    first: usize,
+    held: usize,
+    /// Stages of the whole model.
+    stages: usize,
+}
+
+impl Place {
+    pub(crate) fn of(model: &ModelSpec, range: LayerRange) -> Self {
+        let held = range.iter().count();
+        Self { first: range.start as usize, held, stages: model.layers as usize + 1 }
+    }
+
+    /// The numbers of the stages at hand in the whole model.
+    fn numbers(self) -> std::ops::Range<usize> {
+        self.first..self.first + self.held
+    }
+
+    /// The calls of a stage, forward.
+    fn forward(self, stage: usize) -> impl Iterator<Item = &'static Call> {
+        let embed: &'static [Call] = if stage == 0 { &ops::EMBED } else { &[] };
+        let own: &'static [Call] = if stage + 1 == self.stages { &ops::HEAD_FORWARD } else { &ops::LAYER_FORWARD };
+        embed.iter().chain(own)
+    }
+
+    /// The calls of a stage, backward.
+    fn backward(self, stage: usize) -> impl Iterator<Item = &'static Call> {
+        let own: &'static [Call] = if stage + 1 == self.stages { &ops::HEAD_BACKWARD } else { &ops::LAYER_BACKWARD };
+        let embed: &'static [Call] = if stage == 0 { &ops::EMBED_BACKWARD } else { &[] };
+        own.iter().chain(embed)
+    }
+
+    /// The activations that a stage's backward pass reads and does not make: each stage keeps its own.
+    fn kept(self, stage: usize) -> BTreeSet<Slot> {
+        let made: BTreeSet<Slot> = self.backward(stage).flat_map(|call| call.writes).copied().collect();
+        let read = self.backward(stage).flat_map(|call| call.reads).copied();
+        read.filter(|slot| slot.shape().0 == Dim::Tokens && !made.contains(slot)).collect()
+    }
+}
+
+/// Forward, and perhaps backward, of some sequences through the stages at hand.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) key: PlanKey,
@@ -34,6 +76,11 @@ pub(crate) struct Plan {
     pub(crate) backward: Program,
     /// The loss of each token in micro-nats.
     pub(crate) losses: Tensor,
+    /// The residual stream that leaves the last stage, until another pass begins.
+    pub(crate) left: Tensor,
+    /// The gradients of the streams that left and that entered, where a pass goes backward.
+    pub(crate) gradients: Option<[Tensor; 2]>,
+    entered: Tensor,
     tokens: Tensor,
     targets: Tensor,
     /// The tokens' positions by token and then by position.
@@ -48,7 +95,33 @@ pub(crate) struct PlanOptions {
     pub(crate) tile: Option<Tile>,
 }
 
+/// What passes over one shape share: nothing in it outlives a pass.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) key: PlanKey,
+    shape: Shape,
+    scores: Scratch,
+    tile: Option<Tile>,
+    /// Two take turns: the gradients of the residual stream, or the stream itself where no backward pass follows.
+    turns: [Tensor; 2],
+    shared: Slots,
+}
+
+impl Room {
+    pub(crate) fn new(gpu: &Gpu, state: &State, key: PlanKey, options: PlanOptions) -> Self {
+        let shape = Shape::new(&state.model, count32(key.sequence), key.sequence * key.sequences);
+        let scores = Scratch::new(gpu, &shape, options.scores_max, key.backward);
+        let turns = [Slot::Input, Slot::Output].map(|slot| tensor(gpu, &shape, slot));
+        Self { key, shape, scores, tile: options.tile, turns, shared: Slots::new() }
+    }
+}
+
+fn tensor(gpu: &Gpu, shape: &Shape, slot: Slot) -> Tensor {
+    Tensor::new(gpu, &format!("{slot:?}"), Layout::of(slot, shape))
+}
+
 impl Plan {
+    /// A plan of its own.
     pub(crate) fn new(
         gpu: &Gpu,
         pipelines: &mut Pipelines,
@@ -57,40 +130,65 @@ impl Plan {
         key: PlanKey,
         options: PlanOptions,
     ) -> Result<Self, Fault> {
-        let shape = Shape::new(&state.model, count32(key.sequence), key.sequence * key.sequences);
-        let scores = Scratch::new(gpu, &shape, options.scores_max, key.backward);
+        Self::within(gpu, pipelines, flags, state, &mut Room::new(gpu, state, key, options))
+    }
+
+    /// A plan that shares a room with others: what it keeps between forward and backward is its own.
+    pub(crate) fn within(
+        gpu: &Gpu,
+        pipelines: &mut Pipelines,
+        flags: &wgpu::Buffer,
+        state: &State,
+        room: &mut Room,
+    ) -> Result<Self, Fault> {
+        let (place, key) = (state.place(), room.key);
+        let activations = Activations::new(gpu, state, room);
+        let shape = &room.shape;
         let order = storage(gpu, "order of tokens", 4 * shape.tokens as u64);
         let around =
-            Surroundings { shape: &shape, rotary: &state.rotary, order: &order, scores: &scores, tile: options.tile };
-        let activations = Activations::new(gpu, &shape, state, key.backward);
+            Surroundings { shape, rotary: &state.rotary, order: &order, scores: &room.scores, tile: room.tile };
         let mut rec = Recorder::new(gpu, pipelines, flags);
-        for (index, slots) in activations.stages.iter().enumerate() {
-            for call in forward_calls(index, state.stages()) {
+        for (stage, slots) in place.numbers().zip(&activations.stages) {
+            for call in place.forward(stage) {
                 record(&mut rec, &around, call, slots)?;
             }
         }
         let forward = rec.finish();
         let mut rec = Recorder::new(gpu, pipelines, flags);
         if key.backward {
-            for (index, slots) in activations.stages.iter().enumerate().rev() {
-                for call in backward_calls(index, state.stages()) {
+            for (stage, slots) in place.numbers().zip(&activations.stages).rev() {
+                for call in place.backward(stage) {
                     record(&mut rec, &around, call, slots)?;
                 }
             }
         }
         let backward = rec.finish();
-        let Activations { tokens, targets, losses, .. } = activations;
-        Ok(Self { key, forward, backward, losses, tokens, targets, order })
+        let Activations { tokens, targets, losses, entered, left, gradients, .. } = activations;
+        Ok(Self { key, forward, backward, losses, left, gradients, entered, tokens, targets, order })
     }
 
     /// Sets the sequences to go through next: some of a batch's.
-    pub(crate) fn set_batch(&self, gpu: &Gpu, batch: &TokenBatch, first_sequence: usize) {
+    pub(crate) fn set_batch(&self, gpu: &Gpu, batch: &TokenBatch, first_sequence: usize) -> Result<(), Fault> {
         let first = first_sequence * self.key.sequence;
         let own = first..first + self.key.sequence * self.key.sequences;
-        let (inputs, targets) = (&batch.inputs[own.clone()], &batch.targets[own]);
-        gpu.queue.write_buffer(self.tokens.whole(), 0, bytemuck::cast_slice(inputs));
+        self.set_targets(gpu, &batch.targets[own.clone()]);
+        self.set_entry(gpu, Entry::Tokens(&batch.inputs[own]))
+    }
+
+    /// Sets what enters next.
+    pub(crate) fn set_entry(&self, gpu: &Gpu, entry: Entry<'_>) -> Result<(), Fault> {
+        match entry {
+            Entry::Stream(stream) => self.entered.upload_floats(gpu, stream),
+            Entry::Tokens(tokens) => {
+                gpu.queue.write_buffer(self.tokens.whole(), 0, bytemuck::cast_slice(tokens));
+                gpu.queue.write_buffer(&self.order, 0, bytemuck::cast_slice(&order_of(tokens)));
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn set_targets(&self, gpu: &Gpu, targets: &[u32]) {
         gpu.queue.write_buffer(self.targets.whole(), 0, bytemuck::cast_slice(targets));
-        gpu.queue.write_buffer(&self.order, 0, bytemuck::cast_slice(&order_of(inputs)));
     }
 }
 
@@ -105,72 +203,58 @@ pub(crate) fn order_of(tokens: &[u32]) -> Vec<u32> {
     order
 }
 
-/// The calls of a stage, forward.
-fn forward_calls(stage: usize, stages: usize) -> impl Iterator<Item = &'static Call> {
-    let embed: &'static [Call] = if stage == 0 { &ops::EMBED } else { &[] };
-    let own: &'static [Call] = if stage + 1 == stages { &ops::HEAD_FORWARD } else { &ops::LAYER_FORWARD };
-    embed.iter().chain(own)
-}
-
-/// The calls of a stage, backward.
-fn backward_calls(stage: usize, stages: usize) -> impl Iterator<Item = &'static Call> {
-    let own: &'static [Call] = if stage + 1 == stages { &ops::HEAD_BACKWARD } else { &ops::LAYER_BACKWARD };
-    let embed: &'static [Call] = if stage == 0 { &ops::EMBED_BACKWARD } else { &[] };
-    own.iter().chain(embed)
-}
-
-/// The activations that a stage's backward pass reads and does not make: each stage keeps its own.
-fn kept(stage: usize, stages: usize) -> BTreeSet<Slot> {
-    let made: BTreeSet<Slot> = backward_calls(stage, stages).flat_map(|call| call.writes).copied().collect();
-    let read = backward_calls(stage, stages).flat_map(|call| call.reads).copied();
-    read.filter(|slot| slot.shape().0 == Dim::Tokens && !made.contains(slot)).collect()
-}
-
-/// The activations of all stages: kept where a backward pass needs them, shared where not.
+/// The activations of the stages at hand: kept where a backward pass needs them, shared where not.
 #[derive(Debug)]
 struct Activations {
     stages: Vec<Slots>,
     tokens: Tensor,
     targets: Tensor,
     losses: Tensor,
+    entered: Tensor,
+    left: Tensor,
+    gradients: Option<[Tensor; 2]>,
 }
 
 impl Activations {
-    fn new(gpu: &Gpu, shape: &Shape, state: &State, backward: bool) -> Self {
-        let tensor = |slot: Slot| Tensor::new(gpu, &format!("{slot:?}"), Layout::of(slot, shape));
+    fn new(gpu: &Gpu, state: &State, room: &mut Room) -> Self {
+        let Room { key: PlanKey { backward, .. }, shape, turns, shared, .. } = room;
+        let (place, backward) = (state.place(), *backward);
+        let tensor = |slot: Slot| tensor(gpu, shape, slot);
         let [tokens, targets, losses] = [Slot::Tokens, Slot::Targets, Slot::Loss].map(tensor);
-        // Two take turns: the gradients of the residual stream, or the stream itself where no backward pass follows.
-        let turns = [Slot::Input, Slot::Output].map(tensor);
-        let mut shared = Slots::new();
-        let mut stream = if backward { tensor(Slot::Input) } else { turns[1].clone() };
+        let entered = if backward { tensor(Slot::Input) } else { turns[1].clone() };
+        let mut stream = entered.clone();
         let mut stages = Vec::new();
-        for index in 0..state.stages() {
-            let keeps = if backward { kept(index, state.stages()) } else { BTreeSet::new() };
+        for (index, stage) in place.numbers().enumerate() {
+            let keeps = if backward { place.kept(stage) } else { BTreeSet::new() };
             let mut slots = state.lend(index);
             slots.insert(Slot::Tokens, tokens.clone());
             slots.insert(Slot::Targets, targets.clone());
             slots.insert(Slot::Loss, losses.clone());
             slots.insert(Slot::Input, stream);
-            stream = if backward { tensor(Slot::Output) } else { turns[index % 2].clone() };
+            // Nobody here reads what leaves the last stage.
+            let is_last = index + 1 == place.held;
+            stream = if backward && !is_last { tensor(Slot::Output) } else { turns[index % 2].clone() };
             slots.insert(Slot::Output, stream.clone());
             if backward {
                 slots.insert(Slot::GradInput, turns[index % 2].clone());
                 slots.insert(Slot::GradOutput, turns[(index + 1) % 2].clone());
             }
-            let calls = forward_calls(index, state.stages());
-            let calls: Vec<&Call> =
-                if backward { calls.chain(backward_calls(index, state.stages())).collect() } else { calls.collect() };
+            let calls: Vec<&Call> = if backward {
+                place.forward(stage).chain(place.backward(stage)).collect()
+            } else {
+                place.forward(stage).collect()
+            };
             for slot in calls.into_iter().flat_map(|call| call.writes) {
                 if slots.contains_key(slot) {
                     continue;
                 }
-                let made =
-                    if keeps.contains(slot) { tensor(*slot) } else { shared_tensor(&mut shared, *slot, &tensor) };
+                let made = if keeps.contains(slot) { tensor(*slot) } else { shared_tensor(shared, *slot, &tensor) };
                 slots.insert(*slot, made);
             }
             stages.push(slots);
         }
-        Self { stages, tokens, targets, losses }
+        let gradients = backward.then(|| [turns[place.held % 2].clone(), turns[0].clone()]);
+        Self { stages, tokens, targets, losses, entered, left: stream, gradients }
     }
 }
 
@@ -186,14 +270,15 @@ pub(crate) struct Footprint {
 }
 
 impl Footprint {
-    pub(crate) fn of_sequence(shape: &Shape, backward: bool) -> Self {
-        let stages = shape.model.layers as usize + 1;
+    pub(crate) fn of_sequence(shape: &Shape, place: Place, backward: bool) -> Self {
         let (mut bytes, mut largest, mut shared) = (0, 0, BTreeSet::new());
-        for index in 0..stages {
-            let keeps = if backward { kept(index, stages) } else { BTreeSet::new() };
-            let calls = forward_calls(index, stages);
-            let calls: Vec<&Call> =
-                if backward { calls.chain(backward_calls(index, stages)).collect() } else { calls.collect() };
+        for stage in place.numbers() {
+            let keeps = if backward { place.kept(stage) } else { BTreeSet::new() };
+            let calls: Vec<&Call> = if backward {
+                place.forward(stage).chain(place.backward(stage)).collect()
+            } else {
+                place.forward(stage).collect()
+            };
             let made: BTreeSet<Slot> = calls.into_iter().flat_map(|call| call.writes).copied().collect();
             for slot in made.into_iter().filter(|slot| slot.shape().0 == Dim::Tokens) {
                 let own = Layout::of(slot, shape).bytes();
@@ -237,7 +322,8 @@ mod tests {
             Input,
             InputScale,
         ];
-        assert_eq!(kept(1, 3), wanted.into_iter().collect());
-        assert!(kept(2, 3).contains(&Slot::GradLogits) && !kept(2, 3).contains(&Slot::Logits));
+        let place = Place { first: 0, held: 3, stages: 3 };
+        assert_eq!(place.kept(1), wanted.into_iter().collect());
+        assert!(place.kept(2).contains(&Slot::GradLogits) && !place.kept(2).contains(&Slot::Logits));
     }
 }

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use neuroshard_proto::ops::Slot;
-use neuroshard_proto::{DType, Fault, LayerIndex, ModelSpec};
+use neuroshard_proto::{DType, Fault, LayerIndex, LayerRange, ModelSpec};
 
 use super::device::Gpu;
 use super::kernels;
 use super::pipelines::{Pipelines, Variant};
+use super::plan::Place;
 use super::program::{Extent, Program, Recorder, uniform};
 use super::record::{Slots, cast};
 use super::tensor::{Layout, Staging, Tensor, count, cut, storage};
@@ -100,10 +101,11 @@ struct Stage {
     groups: Vec<Group>,
 }
 
-/// The state of a whole model.
+/// The state of a model, or of some of its stages.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) model: ModelSpec,
+    pub(crate) range: LayerRange,
     /// `rotary[position][pair]`, cosine in the high half of a word and sine in the low half.
     pub(crate) rotary: wgpu::Buffer,
     pub(crate) rates: wgpu::Buffer,
@@ -120,20 +122,18 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Room for a model, all zeros. No buffer is larger than `bytes_max`.
+    /// Room for these stages of a model, all zeros. No buffer is larger than `bytes_max`.
     pub(crate) fn new(
         gpu: &Gpu,
         pipelines: &mut Pipelines,
         flags: &wgpu::Buffer,
         model: &ModelSpec,
+        range: LayerRange,
         bytes_max: u64,
     ) -> Result<Self, Fault> {
         let shape = Shape::new(model, 1, 1);
-        let stages = model
-            .all_layers()
-            .iter()
-            .map(|layer| Stage::new(gpu, &shape, layer, bytes_max))
-            .collect::<Result<Vec<_>, _>>()?;
+        let stages =
+            range.iter().map(|layer| Stage::new(gpu, &shape, layer, bytes_max)).collect::<Result<Vec<_>, _>>()?;
         let rates = rates_buffer(gpu);
         let stage_norms = storage(gpu, "norms", 4 * stages.len() as u64);
         let mut rec = Recorder::new(gpu, pipelines, flags);
@@ -158,12 +158,17 @@ impl State {
         }
         let update = rec.finish();
         let rotary = rotary(gpu, &shape);
-        Ok(Self { model: *model, rotary, rates, stage_norms, casts, norms, update, stale: true, stages })
+        Ok(Self { model: *model, range, rotary, rates, stage_norms, casts, norms, update, stale: true, stages })
     }
 
-    /// Stages, the head's included.
+    /// Stages that are held, the head's included.
     pub(crate) fn stages(&self) -> usize {
         self.stages.len()
+    }
+
+    /// Where the stages that are held stand in the model.
+    pub(crate) fn place(&self) -> Place {
+        Place::of(&self.model, self.range)
     }
 
     /// The operands that a stage's weights and gradients are to the operation table.
@@ -183,8 +188,9 @@ impl State {
     }
 
     fn stage(&self, layer: LayerIndex, elements: usize) -> Result<&Stage, Fault> {
-        let stage = self.stages.get(layer.0 as usize).filter(|stage| stage.elements == elements);
-        stage.ok_or_else(|| Fault::bad_job(&format!("the model has no stage {} of {elements} parameters", layer.0)))
+        let place = layer.0.checked_sub(self.range.start).map(|place| place as usize);
+        let stage = place.and_then(|place| self.stages.get(place)).filter(|stage| stage.elements == elements);
+        stage.ok_or_else(|| Fault::bad_job(&format!("no stage {} of {elements} parameters is held", layer.0)))
     }
 
     pub(crate) fn write(&mut self, gpu: &Gpu, part: Part, layer: LayerIndex, values: &[f32]) -> Result<(), Fault> {

@@ -86,7 +86,7 @@ impl Layout {
     }
 
     /// Device words as host singles.
-    fn unpack_floats(&self, words: &[u32], out: &mut [f32]) {
+    pub(crate) fn unpack_floats(&self, words: &[u32], out: &mut [f32]) {
         for (row, out) in words.chunks_exact(self.words()).zip(out.chunks_exact_mut(self.width)) {
             for (column, value) in out.iter_mut().enumerate() {
                 *value = f32::from_bits(match self.dtype {
@@ -152,7 +152,12 @@ impl Tensor {
         for block in &self.blocks {
             let rows = block.first_row * self.layout.width..(block.first_row + block.rows) * self.layout.width;
             let part = Layout { rows: block.rows, ..self.layout };
-            gpu.queue.write_buffer(&block.buffer, 0, cast_slice(&part.pack_floats(&values[rows])?));
+            if part.dtype == DType::F32 && part.words() == part.width {
+                // They lie there as they do here.
+                gpu.queue.write_buffer(&block.buffer, 0, cast_slice(&values[rows]));
+            } else {
+                gpu.queue.write_buffer(&block.buffer, 0, cast_slice(&part.pack_floats(&values[rows])?));
+            }
         }
         Ok(())
     }
