@@ -21,6 +21,7 @@ const fn mutant(name: &'static str, package: &'static str, target: &'static str,
 const CORE: &str = "neuroshard-core";
 const PROTO: &str = "neuroshard-proto";
 const SHADERS: &str = "neuroshard-shaders";
+const HOST: &str = "neuroshard-host";
 const SIM: &str = "neuroshard-sim";
 
 const MUTANTS: &[Mutant] = &[
@@ -153,6 +154,34 @@ const MUTANTS: &[Mutant] = &[
     mutant("norm without its mean", SHADERS, "mathematics", "the_canonical_model_is_near_the_mathematics"),
     mutant("gains decay", SHADERS, "mathematics", "decay_pulls_at_matrices_and_at_nothing_else"),
     mutant("norm never clipped", SHADERS, "mathematics", "the_optimizer_is_near_the_mathematics"),
+    mutant("gradients in any order", SHADERS, "pipelines", "gradients_add_up_once_and_in_order"),
+    mutant(
+        "held without end",
+        SHADERS,
+        "pipelines",
+        "only_so_many_microbatches_are_held_and_their_places_are_used_again",
+    ),
+    mutant(
+        "held after a fresh start",
+        SHADERS,
+        "pipelines",
+        "only_so_many_microbatches_are_held_and_their_places_are_used_again",
+    ),
+    mutant(
+        "gradients after a fresh start",
+        SHADERS,
+        "pipelines",
+        "a_void_microbatch_leaves_no_trace_after_a_fresh_start",
+    ),
+    mutant("strange values let in", SHADERS, "pipelines", "a_void_microbatch_leaves_no_trace_after_a_fresh_start"),
+    mutant("one place for all", SHADERS, "pipelines", "a_pipeline_of_any_split_computes_what_one_executor_computes"),
+    mutant("stale gradient goes on", SHADERS, "pipelines", "models_that_fit_no_tile_are_split_as_well"),
+    mutant(
+        "stored because it passes",
+        HOST,
+        "--lib",
+        "store::tests::a_blob_that_is_in_memory_is_stored_all_the_same_and_dropped_from_both",
+    ),
 ];
 
 /// Builds every mutant whose name or test contains `filter`, and wants its test to pass without and to fail with the mistake.

@@ -1,6 +1,6 @@
 //! A model in memory, or some stages of one, and sequences on their way through it.
 
-use neuroshard_proto::{Fault, LayerIndex, LayerRange, ModelSpec};
+use neuroshard_proto::{Fault, LayerIndex, LayerRange, ModelSpec, mutant};
 
 use crate::engine::{Entry, TokenBatch, check_gradient, check_targets, check_whole};
 
@@ -224,7 +224,9 @@ impl Resident {
         check_gradient(sequence * hidden, leaving.len())?;
         let worst = self.begin(crew, sequence, true)?;
         self.room.resize_grads(&self.sizes, sequence)?;
-        copy_rows(&self.sizes, leaving, hidden, &mut self.room.grads.stream, stride);
+        if !mutant("stale gradient goes on") {
+            copy_rows(&self.sizes, leaving, hidden, &mut self.room.grads.stream, stride);
+        }
         let cx = Cx { isa: crew.isa, sizes: &self.sizes, sequence, worst: &worst };
         let own = &self.places[place];
         let gone = Gone { tokens: sequence, inputs: own.inputs.as_deref(), layers: &own.kept.layers, head: None };

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use neuroshard_proto::{
-    Commitment, F32, Fault, HELD_MAX, Hash, Micro, Passed, Returned, Sample, Step, Turned, VoidReason,
+    Commitment, F32, Fault, HELD_MAX, Hash, Micro, Passed, Returned, Sample, Step, Turned, VoidReason, mutant,
 };
 
 use super::{Blobs, Executor, Resident};
@@ -37,8 +37,10 @@ impl Held {
         if let Some(keeping) = self.micros.get(&micro) {
             return Ok(keeping.place);
         }
-        let free = |place: &usize| self.micros.values().all(|keeping| keeping.place != *place);
-        (0..HELD_MAX as usize).find(free).ok_or_else(|| {
+        let free =
+            |place: &usize| self.micros.values().all(|keeping| keeping.place != *place) || mutant("one place for all");
+        let most = if mutant("held without end") { usize::MAX } else { HELD_MAX as usize };
+        (0..most).find(free).ok_or_else(|| {
             Fault::bad_job(&format!("{micro} is one too many: {HELD_MAX} are held between forward and backward"))
         })
     }
@@ -51,7 +53,7 @@ impl Held {
     /// Refuses what would add to the gradients out of order, or twice.
     fn check_order(&self, micro: Micro) -> Result<(), Fault> {
         match self.last {
-            Some(last) if last >= micro => {
+            Some(last) if last >= micro && !mutant("gradients in any order") => {
                 Err(Fault::bad_job(&format!("gradients add up in order, and {micro} comes after {last}")))
             }
             Some(_) | None => Ok(()),
@@ -80,7 +82,7 @@ enum Entering {
 /// Whether values are such as an executor's can be: none is tiny, and none exceeds the bound that is checked next. Others would
 /// not be the same on every machine.
 fn is_canonical(values: &[f32], exceeds: fn(f32) -> bool) -> bool {
-    values.iter().all(|x| z(*x).to_bits() == x.to_bits() && !exceeds(*x))
+    values.iter().all(|x| z(*x).to_bits() == x.to_bits() && !exceeds(*x)) || mutant("strange values let in")
 }
 
 impl Executor {
@@ -164,8 +166,10 @@ impl Executor {
     }
 
     fn begin(&mut self, fresh: bool) -> Result<(), Fault> {
-        if fresh {
+        if fresh && !mutant("held after a fresh start") {
             self.held.clear();
+        }
+        if fresh && !mutant("gradients after a fresh start") {
             self.engine.clear()?;
         }
         Ok(())
