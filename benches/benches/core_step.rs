@@ -54,7 +54,7 @@ fn config() -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config::new(genesis, manifest, node, Operator::new(1 << 30, 1 << 30))
 }
 
 fn answer(job: &Job) -> Commitment {

@@ -1,7 +1,7 @@
 //! What a core is told at its birth: the network's facts and the operator's wishes.
 
 use neuroshard_proto::codec::Canonical;
-use neuroshard_proto::{Genesis, Manifest, Mode, NodeId, Ratio, Shared};
+use neuroshard_proto::{Genesis, LayerRange, Manifest, Mode, NodeId, Plan, Ratio, Shared};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,26 @@ pub struct Config {
     /// This node's public key.
     pub node: NodeId,
     pub operator: Operator,
+    /// A pipeline that operators agreed on by hand (PROTOCOL §4), until nodes form quorums by themselves.
+    pub plan: Option<Shared<Plan>>,
+}
+
+impl Config {
+    /// A configuration without a plan.
+    pub fn new(
+        genesis: impl Into<Shared<Genesis>>,
+        manifest: impl Into<Shared<Manifest>>,
+        node: NodeId,
+        operator: Operator,
+    ) -> Self {
+        Self { genesis: genesis.into(), manifest: manifest.into(), node, operator, plan: None }
+    }
+
+    /// The stages that this node trains: those of the plan, or all.
+    pub fn stages(&self) -> LayerRange {
+        let planned = self.plan.as_ref().and_then(|plan| plan.members.iter().find(|member| member.node == self.node));
+        planned.map_or(self.genesis.model.all_layers(), |member| member.stages)
+    }
 }
 
 impl Canonical for Config {}

@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::{
-    Commitment, Fault, Heartbeat, Job, JournalSeq, Mode, RequestId, Signature, Tier, Time, Verified,
+    Commitment, Fault, Heartbeat, Job, JournalSeq, Message, Mode, NodeId, QuorumMessage, RequestId, Signature, Tier,
+    Time, Verified,
 };
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::Config;
-use crate::io::{Command, Event, JobKind, Outbox, Output, TimerKind};
+use crate::io::{Command, Event, FetchFault, JobKind, Outbox, Output, TimerKind};
 use crate::journal::{Journal, JournalFact};
 use crate::node::Part;
 
@@ -47,6 +48,17 @@ pub(crate) enum Local {
     Signed {
         id: RequestId,
         signature: Signature,
+    },
+    /// A message for a node, to be signed.
+    Say {
+        to: NodeId,
+        message: Box<Message>,
+    },
+    /// A member of the quorum spoke.
+    Quorum(Box<QuorumMessage>),
+    Fetched {
+        id: RequestId,
+        result: Result<(), FetchFault>,
     },
     /// The agreed state is written down anew: older records would only be kept for the model's.
     Rewrite,

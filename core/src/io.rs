@@ -7,8 +7,8 @@ use core::fmt;
 use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{
-    BatchId, Bytes, Commitment, Envelope, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, RequestId, Signature, Step,
-    Text, Tier, Time, Verified,
+    BatchId, Bytes, Commitment, Envelope, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, QuorumId, RequestId,
+    Signature, Step, Text, Tier, Time, Verified,
 };
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub enum Input {
     Command(Command),
     /// The node's signature over what was asked to be signed. An answer to an unknown or lapsed request is dropped.
     Signed { id: RequestId, signature: Signature },
+    /// A blob that was asked for is in the executor's store, with the hash it should have, or will not come.
+    Fetched { id: RequestId, result: Result<(), FetchFault> },
 }
 
 impl Canonical for Input {}
@@ -46,6 +48,7 @@ impl Input {
             Self::Computed { .. } => "computed",
             Self::Command(_) => "command",
             Self::Signed { .. } => "signed",
+            Self::Fetched { .. } => "fetched",
         }
     }
 }
@@ -84,6 +87,9 @@ pub enum Output {
     Send { to: NodeId, message: Box<Envelope> },
     /// Spread a message among all who follow its topic.
     Publish { topic: Topic, message: Box<Envelope> },
+    /// Get a blob from a node into the executor's store, and answer with [`Input::Fetched`]. Blobs that jobs made are to be
+    /// served to others until they are dropped.
+    Fetch { id: RequestId, hash: Hash, from: NodeId },
 }
 
 impl Canonical for Output {}
@@ -127,6 +133,7 @@ impl Output {
             Self::Sign { .. } => "sign",
             Self::Send { .. } => "send",
             Self::Publish { .. } => "publish",
+            Self::Fetch { .. } => "fetch",
         }
     }
 }
@@ -177,6 +184,21 @@ pub enum Event {
     ChainBroken { height: u64, id: Hash },
     /// The agreed state after a decided block was taken from others, because they keep no older blocks.
     StateTaken { height: u64, id: Hash, time: Time, root: Hash },
+    /// The members of this node's quorum go on together from the state after this step (PROTOCOL §4).
+    QuorumBegan { quorum: QuorumId, term: u64, step: Step },
+}
+
+/// Why a blob did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum FetchFault {
+    /// The node cannot be reached, or was too slow.
+    Unreachable,
+    /// The node does not have it.
+    Missing,
+    /// What came does not have the hash.
+    Damaged,
+    /// There is no room for it here.
+    Full,
 }
 
 /// Why a transaction is dropped.
@@ -206,6 +228,8 @@ pub enum ModeReason {
     Alone,
     /// The operator's choice.
     Operator,
+    /// The operators agreed on a plan in which this node runs stages.
+    Planned,
     /// The self-benchmark failed, so the node does not know what it can do.
     NoTier,
     /// The slowest tier trains offline.
@@ -267,6 +291,8 @@ pub enum PeerFault {
     Steps { node: NodeId, height: u64 },
     /// A piece that is not one of the state at this height.
     State { node: NodeId, height: u64 },
+    /// What it says is of a quorum that it is no member of, or of other stages than it runs.
+    OtherQuorum { node: NodeId },
 }
 
 /// Who asks for the next [`Input::Tick`]: the reason makes idle spins debuggable.
@@ -292,10 +318,12 @@ pub enum TimerKind {
     Block,
     /// An answer from a node that knows more blocks.
     Blocks,
+    /// Patience with the members of a quorum.
+    Quorum,
 }
 
 impl TimerKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Release,
         Self::Request,
@@ -306,6 +334,7 @@ impl TimerKind {
         Self::Sign,
         Self::Block,
         Self::Blocks,
+        Self::Quorum,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -320,6 +349,7 @@ impl TimerKind {
             Self::Sign => "sign",
             Self::Block => "block",
             Self::Blocks => "blocks",
+            Self::Quorum => "quorum",
         }
     }
 }

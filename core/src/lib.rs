@@ -47,7 +47,7 @@
 //!                 Output::Drop { .. } => {}   // Delete the blob of that hash.
 //!                 Output::Sign { id, digest } => inputs.push(Input::Signed { id, signature: sign(&digest) }),
 //!                 // There is nobody else; a real host hands these to its sockets.
-//!                 Output::Send { .. } | Output::Publish { .. } => {}
+//!                 Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
 //!                 Output::Event(event) => {
 //!                     tell(&event);
 //!                     if matches!(event, Event::Stopped { .. }) {
@@ -68,7 +68,7 @@
 //! #     manifest: manifest.root(), founders: vec![Founder::alone(node)].try_into()?, allocations: Default::default(), first: None };
 //! # let mut operator = neuroshard_core::Operator::new(1 << 30, 1 << 30);
 //! # operator.steps = Some(3);
-//! # let config = Config { genesis: genesis.into(), manifest: manifest.into(), node, operator };
+//! # let config = Config::new(genesis, manifest, node, operator);
 //! # let (mut now, mut steps) = (0, 0);
 //! # host(config, Hash::default(), &mut BTreeMap::new(), || { now += 1; Time::from_ms(now) },
 //! #     |_| Signature([0; 64]), |job| Ok(match job {
@@ -129,8 +129,8 @@ pub mod tokenizer;
 
 pub use config::{Config, Operator};
 pub use io::{
-    Command, DROP_WORDS_MAX, DropReason, Event, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox, Output,
-    PeerFault, RECORD_BYTES_MAX, Recovery, TimerKind, Topic,
+    Command, DROP_WORDS_MAX, DropReason, Event, FetchFault, Input, JobKind, MAX_OUTPUTS, Misuse, ModeReason, Outbox,
+    Output, PeerFault, RECORD_BYTES_MAX, Recovery, TimerKind, Topic,
 };
 pub use journal::{JournalFact, Progress, Record, SNAPSHOTS_MAX, SavedState};
 pub use neuroshard_proto as proto;

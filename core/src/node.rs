@@ -11,13 +11,14 @@ use core::ops::{Deref, DerefMut};
 use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{
-    Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, Shared, Step, Time, Verified,
-    mutant,
+    Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, PlanError, Shared, Step, Time,
+    Verified, mutant,
 };
 use serde::Serialize;
 
 use crate::agent::liveness::Liveness;
 use crate::agent::mode::ModePart;
+use crate::agent::quorum::Quorum;
 use crate::agent::solo::{Solo, snapshot_bytes};
 use crate::agent::tier::TierPart;
 use crate::chain::{Chain, Contradiction, Past};
@@ -75,6 +76,10 @@ pub enum RestoreError {
     OtherNode { theirs: NodeId, ours: NodeId },
     /// A saved state does not have the stages of the genesis' model.
     OtherModel { step: Step },
+    /// The plan is no pipeline of this network's model.
+    Plan(PlanError),
+    /// Weights that a founder brought along are stored and committed to as a whole; members of a plan would need parts.
+    FirstInParts,
     /// A decided block does not follow the ones before it, or the state at it is not whole.
     Block { height: u64 },
 }
@@ -95,6 +100,10 @@ impl fmt::Display for RestoreError {
                 write!(f, "the journal belongs to node {theirs:.16}, not to {ours:.16}")
             }
             Self::OtherModel { step } => write!(f, "the state saved at step {step} is not of this network's model"),
+            Self::Plan(error) => write!(f, "the plan cannot be: {error}"),
+            Self::FirstInParts => f.write_str(
+                "this network begins with weights brought along, which several members cannot take up in parts yet",
+            ),
             Self::Block { height } => write!(f, "the decided block {height} does not follow the ones before it"),
         }
     }
@@ -133,6 +142,13 @@ impl Core {
         if needed > allowed {
             return Err(RestoreError::DiskBudget { needed, allowed });
         }
+        if let Some(plan) = &config.plan {
+            plan.check(&config.genesis.model).map_err(RestoreError::Plan)?;
+            if plan.members.len() > 1 && config.genesis.first.is_some() {
+                return Err(RestoreError::FirstInParts);
+            }
+        }
+        let quorum = Quorum::new(&config);
         let network = config.genesis.network();
         let Facts { next, states, saved, past } = read_journal(&config, &seed, ledgers, network, journal)?;
         let mut timers = Timers::default();
@@ -154,7 +170,7 @@ impl Core {
             liveness: Part::default(),
             tier: Part::new(TierPart::new(&seed)),
             mode: Part::default(),
-            solo: Part::new(Solo::new(states)),
+            solo: Part::new(Solo::new(states, quorum)),
             chain: Part::new(chain),
         })
     }
@@ -186,6 +202,7 @@ impl Core {
             Input::Command(Command::Submit(signed)) => local.push_back(Local::Submit(signed)),
             Input::Command(command) => local.push_back(Local::Command(command)),
             Input::Signed { id, signature } => local.push_back(Local::Signed { id, signature }),
+            Input::Fetched { id, result } => local.push_back(Local::Fetched { id, result }),
         }
         self.now = now;
         self.on_timers(&mut local, out);
@@ -318,6 +335,7 @@ impl Core {
             | Message::Steps(_)
             | Message::StateWanted(_)
             | Message::StatePiece(_) => local.push_back(Local::Chain(Box::new(message))),
+            Message::Quorum(said) => local.push_back(Local::Quorum(said.clone())),
         }
     }
 
@@ -352,7 +370,8 @@ impl Core {
                 | TimerKind::View
                 | TimerKind::Sign
                 | TimerKind::Block
-                | TimerKind::Blocks => local.push_back(Local::Timer(kind)),
+                | TimerKind::Blocks
+                | TimerKind::Quorum => local.push_back(Local::Timer(kind)),
             }
         }
     }
@@ -376,6 +395,10 @@ impl Core {
                 Local::Late { job } => solo.on_late(&mut cx, &self.sampler, job),
                 Local::Command(command) => solo.on_command(&mut cx, &self.sampler, command),
                 Local::Timer(TimerKind::Retry) => solo.on_retry(&mut cx, &self.sampler),
+                Local::Timer(TimerKind::Quorum) => solo.on_quorum_timer(&mut cx, &self.sampler),
+                Local::Quorum(said) => solo.on_said(&mut cx, &self.sampler, &said),
+                Local::Fetched { id, result } => solo.on_fetched(&mut cx, &self.sampler, id, result),
+                Local::Say { to, message } => chain.say(&mut cx, to, message),
                 Local::Rewrite => solo.on_rewrite(&mut cx),
                 Local::Begin => chain.on_start(&mut cx),
                 Local::Chain(message) => chain.on_message(&mut cx, &message),
@@ -494,13 +517,13 @@ fn read_journal<R: AsRef<[u8]>>(
             | JournalFact::Taking { .. }) => past.take(record.seq, fact).map_err(contradiction)?,
         }
     }
-    if states.is_empty() {
+    if states.is_empty() && config.stages() == config.genesis.model.all_layers() {
         // Weights that the founder brought along are a state that every journal of this network begins with.
         let first = config.genesis.first.clone();
         states.extend(first.map(|snapshot| SavedState { snapshot, progress: Progress::default() }));
     }
     past.check().map_err(contradiction)?;
-    let stages = config.genesis.model.all_layers().iter().count();
+    let stages = config.stages().iter().count();
     match states.iter().find(|state| state.snapshot.layers.len() != stages) {
         Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),
         None => Ok(Facts { next: next.unwrap_or_default(), states, saved, past }),

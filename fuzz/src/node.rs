@@ -79,7 +79,7 @@ pub(crate) fn config(first: u8, second: u8) -> Config {
     operator.snapshot_every_ms = pick(second, 2, [30_000, 0, 1000, u64::MAX]);
     operator.evaluate_every_steps = pick(second, 4, [50, 1, 0, u64::MAX]);
     operator.snapshot_share = Ratio::from_ppm(pick(second, 6, [50_000, 0, 1_000_000, u64::from(u32::MAX)]) as u32);
-    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator }
+    Config::new(genesis, manifest, node, operator)
 }
 
 /// Does one act: the high half of a byte says what, the low half how.

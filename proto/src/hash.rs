@@ -125,6 +125,8 @@ pub enum Domain {
     LedgerModule,
     /// A draw from the beacon.
     Draw,
+    /// A quorum's plan.
+    Quorum,
 }
 
 impl Domain {
@@ -161,6 +163,7 @@ impl Domain {
             Self::Certificate => b"neuroshard v1 certificate       ",
             Self::LedgerModule => b"neuroshard v1 ledger module     ",
             Self::Draw => b"neuroshard v1 draw              ",
+            Self::Quorum => b"neuroshard v1 quorum            ",
         }
     }
 

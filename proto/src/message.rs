@@ -14,6 +14,7 @@ use crate::codec::{self, Canonical};
 use crate::envelope::{Reject, WIRE_VERSION, signing_bytes};
 use crate::hash::Hash;
 use crate::ids::{NetworkId, NodeId, QuorumId, Step};
+use crate::quorum::QuorumMessage;
 use crate::shared::Shared;
 use crate::time::Time;
 
@@ -144,6 +145,8 @@ messages! {
     10 StateWanted(StateWanted) by |wanted| wanted.node;
     /// A piece of the state.
     11 StatePiece(Box<StatePiece>) by |piece| piece.node;
+    /// A member of a quorum speaks to another one.
+    12 Quorum(Box<QuorumMessage>) by |message| message.node;
 }
 
 impl Kind {
@@ -168,6 +171,7 @@ impl Message {
         match self {
             Self::Heartbeat(_) | Self::Transaction(_) | Self::Vote(_) | Self::BlocksWanted(_) => Ok(()),
             Self::StepsWanted(_) | Self::Steps(_) | Self::StateWanted(_) | Self::StatePiece(_) => Ok(()),
+            Self::Quorum(_) => Ok(()),
             Self::Proposal(proposal) => {
                 check_block(&proposal.block, network)?;
                 check_certificates(&proposal.entry, network)?;

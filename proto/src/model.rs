@@ -183,6 +183,12 @@ impl ModelSpec {
         self.parameters().saturating_mul(12)
     }
 
+    /// Bytes of the persisted state of these stages.
+    pub fn held_bytes(&self, range: LayerRange) -> u64 {
+        let parameters = range.iter().map(|layer| self.layer_parameters(layer)).fold(0, u64::saturating_add);
+        parameters.saturating_mul(12)
+    }
+
     /// Bytes to train these layers: weights, gradient and two moments, 16 bytes a parameter (PROTOCOL §2).
     pub fn training_bytes(&self, range: LayerRange) -> u64 {
         let parameters = range.iter().map(|layer| self.layer_parameters(layer)).fold(0, u64::saturating_add);

@@ -45,5 +45,5 @@ pub fn config(mut put: impl FnMut(&[u8]) -> Hash) -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config::new(genesis, manifest, node, Operator::new(1 << 30, 1 << 30))
 }

@@ -194,12 +194,7 @@ fn events() -> Vec<Event> {
 
 #[test]
 fn the_surface_of_the_core_keeps_its_bytes() {
-    let config = Config {
-        genesis: genesis().into(),
-        manifest: manifest().into(),
-        node: node(),
-        operator: Operator::new(1 << 30, 1 << 31),
-    };
+    let config = Config::new(genesis(), manifest(), node(), Operator::new(1 << 30, 1 << 31));
     let verified = Verified::open(&codec::encode(&envelope())).expect("an honest frame");
     let inputs = [
         ("input tick", Input::Tick),

@@ -116,7 +116,7 @@ fn toy(steps: u64) -> (Config, Disk) {
     operator.steps = Some(steps);
     operator.snapshot_every_steps = 10;
     operator.evaluate_every_steps = 1000;
-    (Config { genesis: genesis.into(), manifest: manifest.into(), node, operator }, disk)
+    (Config::new(genesis, manifest, node, operator), disk)
 }
 
 fn final_root(told: &[Event]) -> Hash {

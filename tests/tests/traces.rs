@@ -78,7 +78,7 @@ fn toy(disk: &mut Disk, steps: u64) -> Config {
     let mut operator = Operator::new(1 << 30, 1 << 30);
     operator.steps = Some(steps);
     operator.snapshot_every_steps = 10;
-    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator }
+    Config::new(genesis, manifest, node, operator)
 }
 
 /// A heartbeat from a node of another network.

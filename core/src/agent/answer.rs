@@ -1,15 +1,14 @@
 //! Whether an executor's answer can be so. A fact made of one that cannot might never be restored.
 
-use neuroshard_proto::{BatchOutcome, Commitment, Fault, ModelSpec, Snapshot, Step};
+use neuroshard_proto::{BatchOutcome, Commitment, Fault, LayerRange, Snapshot, Step};
 
 /// What speaks against an answer, if the executor was asked about the state at step `at`, or for the one saved last.
-pub(crate) fn contradiction(answer: &Commitment, model: &ModelSpec, at: Step, saved: Option<Step>) -> Option<Fault> {
+pub(crate) fn contradiction(answer: &Commitment, range: LayerRange, at: Step, taken_up: Step) -> Option<Fault> {
     let other_step =
         |expected: Step, found: Step| (found != expected).then_some(Fault::WrongStep { expected, at: Some(found) });
-    let other_stages =
-        |found: usize, why: &str| (model.all_layers().iter().count() != found).then(|| Fault::bad_job(why));
+    let other_stages = |found: usize, why: &str| (range.iter().count() != found).then(|| Fault::bad_job(why));
     match answer {
-        Commitment::Ready { step, .. } => other_step(saved.unwrap_or_default(), *step),
+        Commitment::Ready { step, .. } => other_step(taken_up, *step),
         Commitment::Evaluation { step, .. } => other_step(at, *step),
         Commitment::Snapshot(Snapshot { step, layers, .. }) => other_step(at, *step)
             .or_else(|| other_stages(layers.len(), "the executor persisted other stages than the model has")),

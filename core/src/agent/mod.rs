@@ -1,7 +1,10 @@
 //! What one node believes and does: local state, never agreed upon (PROTOCOL §0.1).
 
 pub(crate) mod answer;
+pub(crate) mod flow;
 pub(crate) mod liveness;
+mod member;
 pub(crate) mod mode;
+pub(crate) mod quorum;
 pub(crate) mod solo;
 pub(crate) mod tier;

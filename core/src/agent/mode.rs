@@ -49,12 +49,16 @@ impl ModePart {
 /// share a model with, none.
 fn choose(config: &Config, tier: Option<Tier>, live_peers: u32) -> (Mode, ModeReason) {
     let (model, operator) = (config.genesis.model, config.operator);
-    let needed = model.training_bytes(model.all_layers());
+    let planned = config.plan.as_ref().is_some_and(|plan| plan.place(&config.node).is_some());
+    let needed = model.training_bytes(config.stages());
     let allowed = config.genesis.params.holding_share.of(operator.memory_bytes);
     if needed > allowed {
         return (Mode::Idle, ModeReason::TooLittleMemory { needed, allowed });
     }
     let Some(tier) = tier else { return (Mode::Idle, ModeReason::NoTier) };
+    if planned {
+        return (Mode::Pipeline, ModeReason::Planned);
+    }
     if live_peers == 0 {
         return (Mode::Solo, ModeReason::Alone);
     }

@@ -18,6 +18,7 @@ use neuroshard_proto::{
 use serde::{Deserialize, Serialize};
 
 use crate::agent::answer::{answer_name, contradiction};
+use crate::agent::quorum::Quorum;
 use crate::config::Config;
 use crate::cx::Cx;
 use crate::io::{Command, Event, JobKind, Output, Recovery, TimerKind};
@@ -33,19 +34,20 @@ const RELOADS_MAX: u32 = 3;
 const RETRY_MS: u64 = 10_000;
 const RETRY_MS_MAX: u64 = 600_000;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Solo {
-    mode: Option<Mode>,
-    phase: Phase,
+    pub(super) mode: Option<Mode>,
+    pub(super) phase: Phase,
     /// Steps the resident state has taken.
-    step: Step,
+    pub(super) step: Step,
     progress: Progress,
     voids_in_a_row: u32,
-    train: Option<(RequestId, BatchId)>,
-    stepping: Option<Stepping>,
+    /// The batch under way, and the job that does all of it; a quorum does it in many.
+    pub(super) train: Option<(Option<RequestId>, BatchId)>,
+    pub(super) stepping: Option<Stepping>,
     aside: Option<(RequestId, Time)>,
     /// The persisted states, the newest last.
-    states: Vec<SavedState>,
+    pub(super) states: Vec<SavedState>,
     /// The journal record that names the newest of them.
     record: Option<JournalSeq>,
     wish: Wish,
@@ -58,10 +60,12 @@ pub(crate) struct Solo {
     evaluations: Pace,
     /// Since when training has run without a pause.
     running_since: Option<Time>,
+    /// The members this node trains with.
+    pub(super) quorum: Option<Quorum>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Phase {
+pub(super) enum Phase {
     /// The executor holds no state.
     Absent,
     /// The executor was asked to make or load one.
@@ -82,7 +86,7 @@ enum Wish {
 
 /// An optimizer step under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stepping {
+pub(super) struct Stepping {
     id: RequestId,
     batch: BatchId,
     loss_micro: i64,
@@ -123,7 +127,7 @@ impl Pace {
 }
 
 impl Solo {
-    pub(crate) fn new(states: Vec<SavedState>) -> Self {
+    pub(crate) fn new(states: Vec<SavedState>, quorum: Option<Quorum>) -> Self {
         Self {
             mode: None,
             phase: Phase::Absent,
@@ -143,6 +147,7 @@ impl Solo {
             snapshots: Pace::default(),
             evaluations: Pace::default(),
             running_since: None,
+            quorum,
         }
     }
 
@@ -170,7 +175,8 @@ impl Solo {
 
     pub(crate) fn on_mode(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, mode: Mode) {
         self.mode = Some(mode);
-        self.advance(cx, sampler);
+        self.on_quorum_mode(cx);
+        self.go_on(cx, sampler);
     }
 
     pub(crate) fn on_command(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, command: Command) {
@@ -208,13 +214,13 @@ impl Solo {
         result: Result<Commitment, Fault>,
     ) {
         match result {
-            Ok(answer) => match contradiction(&answer, &cx.config.genesis.model, self.step, self.saved()) {
+            Ok(answer) => match contradiction(&answer, cx.config.stages(), self.step, self.taken_up()) {
                 None => self.on_done(cx, sampler, id, job, &answer),
                 Some(fault) => self.on_fault(cx, job, &fault),
             },
             Err(fault) => self.on_fault(cx, job, &fault),
         }
-        self.advance(cx, sampler);
+        self.go_on(cx, sampler);
     }
 
     pub(crate) fn on_late(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, job: JobKind) {
@@ -238,12 +244,12 @@ impl Solo {
     }
 
     /// Asks for whatever comes next, if nothing is under way that it must wait for.
-    fn advance(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+    pub(super) fn advance(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
         match self.phase {
             Phase::Stopped | Phase::Preparing(_) => {}
             Phase::Absent if self.wish == Wish::Stop => self.stop(cx),
             Phase::Absent => {
-                if self.mode == Some(Mode::Solo) && cx.now >= self.prepare_at {
+                if self.trains() && cx.now >= self.prepare_at {
                     self.prepare(cx);
                 }
             }
@@ -255,14 +261,15 @@ impl Solo {
         if self.stepping.is_some() || self.aside.is_some() {
             return;
         }
-        let leaving = self.wish == Wish::Stop || self.mode != Some(Mode::Solo);
+        let leaving = self.wish == Wish::Stop || !self.trains();
         if let Some((id, batch)) = self.train {
             if !leaving {
                 return;
             }
             // The batch under way is given up and will be drawn again: the state is that of the last step.
-            cx.cancel(id);
+            id.into_iter().for_each(|id| cx.cancel(id));
             self.train = None;
+            self.leave_quorum(cx);
             if !mutant("batch lost at a stop") {
                 self.progress.batch = batch;
             }
@@ -280,7 +287,7 @@ impl Solo {
             self.pause(cx.now, id);
         } else if self.wish == Wish::Stop {
             self.stop(cx);
-        } else if self.mode != Some(Mode::Solo) {
+        } else if !self.trains() {
             self.running_since = None;
         } else if self.evaluation_due(cx, self.step) {
             self.evaluate(cx, sampler);
@@ -304,11 +311,16 @@ impl Solo {
     fn ask_batch(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, step: Step) {
         let batch = self.progress.batch;
         self.progress.batch = batch.next();
+        self.running_since = self.running_since.or(Some(cx.now));
+        if let Some(quorum) = &mut self.quorum {
+            quorum.begin(batch);
+            self.train = Some((None, batch));
+            return;
+        }
         let (sequence, samples) = (cx.config.genesis.training.sequence, sampler.batch(batch));
         let token_weight = token_weight(cx.config);
         let id = cx.compute(Job::Train { step, batch, fresh: true, sequence, token_weight, samples });
-        self.train = Some((id, batch));
-        self.running_since = self.running_since.or(Some(cx.now));
+        self.train = Some((Some(id), batch));
     }
 
     fn limit_reached(&self, config: &Config, step: Step) -> bool {
@@ -325,8 +337,12 @@ impl Solo {
             // What the operator wants is tried now, once: a failure clears a wish to save and ends a wish to stop.
             return true;
         }
-        if self.mode != Some(Mode::Solo) {
+        if !self.trains() {
             return durable && cx.now >= self.snapshots.not_before;
+        }
+        if let Some(quorum) = &self.quorum {
+            // All members persist the same steps, so that they can go back together.
+            return step.0.checked_rem(quorum.snapshot_steps()) == Some(0) && cx.now >= self.snapshots.not_before;
         }
         let due = self.snapshots.steps_since(step) >= operator.snapshot_every_steps
             || self.snapshots.ms_since(cx.now) >= operator.snapshot_every_ms;
@@ -335,14 +351,18 @@ impl Solo {
 
     fn evaluation_due(&self, cx: &Cx<'_>, step: Step) -> bool {
         let operator = &cx.config.operator;
-        self.evaluations.steps_since(step) >= operator.evaluate_every_steps
+        cx.config.stages() == cx.config.genesis.model.all_layers()
+            && self.evaluations.steps_since(step) >= operator.evaluate_every_steps
             && self.evaluations.affordable(cx.now, operator.evaluate_share)
     }
 
     /// Asks for the newest persisted state, or for the first weights.
     fn prepare(&mut self, cx: &mut Cx<'_>) {
         let genesis = &cx.config.genesis;
-        let (model, range) = (genesis.model, genesis.model.all_layers());
+        let (model, range) = (genesis.model, cx.config.stages());
+        if self.quorum.as_ref().is_some_and(|quorum| quorum.going().is_none()) {
+            return;
+        }
         let job = match self.states.last() {
             Some(state) => Job::Load { model, range, snapshot: state.snapshot.clone() },
             None => Job::Init { model, range, seed: genesis.seed },
@@ -362,6 +382,10 @@ impl Solo {
                     cx.event(Event::HeldOut { step: *step, loss_micro, tokens: *tokens });
                 }
             }
+            (JobKind::Forward, Commitment::Forward(_))
+            | (JobKind::Turn, Commitment::Turn(_))
+            | (JobKind::Backward, Commitment::Backward(_))
+            | (JobKind::Norms, Commitment::Norms { .. }) => self.on_flow(cx, id, answer),
             (JobKind::Snapshot, Commitment::Snapshot(snapshot)) => {
                 self.finish_aside(id, |solo, started| solo.snapshots.done(snapshot.step, started, cx.now));
                 self.on_snapshot(cx, snapshot);
@@ -399,7 +423,7 @@ impl Solo {
         cx.event(Event::StateReady { step, root });
     }
 
-    fn on_batch(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, outcome: &BatchOutcome) {
+    pub(super) fn on_batch(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, outcome: &BatchOutcome) {
         if self.stepping.is_some() {
             let fault = Fault::bad_job("the executor answered a batch before the step that was asked for earlier");
             return self.on_fault(cx, JobKind::Train, &fault);
@@ -415,7 +439,7 @@ impl Solo {
                 let rate = schedule.rate;
                 self.stepping = Some(Stepping { id, batch, loss_micro: *loss_micro, tokens: *tokens, rate });
                 let interrupted = self.wish != Wish::None
-                    || self.mode != Some(Mode::Solo)
+                    || !self.trains()
                     || self.limit_reached(cx.config, next)
                     || self.save_due(cx, next)
                     || self.evaluation_due(cx, next);
@@ -454,23 +478,31 @@ impl Solo {
         if self.wish == Wish::Save {
             self.wish = Wish::None;
         }
-        let before = self.pinned();
-        self.states.push(SavedState { snapshot: snapshot.clone(), progress: self.progress });
+        let mut states = self.states.clone();
+        states.push(SavedState { snapshot: snapshot.clone(), progress: self.progress });
         let kept = snapshots_kept(cx.config);
-        self.states.drain(..self.states.len().saturating_sub(kept));
+        states.drain(..states.len().saturating_sub(kept));
         self.reloads = 0;
         self.retry_ms = RETRY_MS;
+        let record = self.keep(cx, states);
+        cx.after(record, Output::Event(saved_event(snapshot)));
+    }
+
+    /// Writes down which states are persisted from now on; the blobs of others go when that is durable.
+    pub(super) fn keep(&mut self, cx: &mut Cx<'_>, states: Vec<SavedState>) -> JournalSeq {
+        let before = self.pinned();
+        self.states = states;
         let states = List::try_from(self.states.clone());
         assert!(states.is_ok(), "at most SNAPSHOTS_MAX states are kept");
         let record = cx.persist(JournalFact::Saved { states: states.unwrap_or_default() });
         self.record = Some(record);
-        cx.after(record, Output::Event(saved_event(snapshot)));
         let before_all = cx.journal.supersede(Keeper::Solo, record);
         cx.after(record, Output::Trim { before: before_all });
         let now = if mutant("shared blobs dropped") { BTreeSet::new() } else { self.pinned() };
         for hash in before.difference(&now) {
             cx.after(record, Output::Drop { hash: *hash });
         }
+        record
     }
 
     fn on_fault(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
@@ -541,13 +573,14 @@ impl Solo {
     }
 
     /// Forgets what the executor holds and goes back to the last persisted state.
-    fn reload(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
+    pub(super) fn reload(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
         if self.reloads >= RELOADS_MAX {
             return self.give_up(cx, job, fault);
         }
         self.reloads = self.reloads.saturating_add(1);
         self.cancel_all(cx);
         self.phase = Phase::Absent;
+        self.lose_quorum(cx);
         let step = self.saved().unwrap_or_default();
         cx.event(Event::JobFailed { job, fault: fault.clone(), then: Recovery::Reload { step } });
     }
@@ -560,6 +593,7 @@ impl Solo {
     /// Ends the work; the report waits for the last record.
     fn stop(&mut self, cx: &mut Cx<'_>) {
         self.cancel_all(cx);
+        self.leave_quorum(cx);
         self.phase = Phase::Stopped;
         let stopped = Event::Stopped { step: self.step, saved: self.saved() };
         match self.record {
@@ -568,12 +602,12 @@ impl Solo {
         }
     }
 
-    fn cancel_all(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn cancel_all(&mut self, cx: &mut Cx<'_>) {
         let preparing = match self.phase {
             Phase::Preparing(id) => Some(id),
             Phase::Absent | Phase::Ready | Phase::Stopped => None,
         };
-        let train = self.train.take().map(|(id, _)| id);
+        let train = self.train.take().and_then(|(id, _)| id);
         let stepping = self.stepping.take().map(|stepping| stepping.id);
         let aside = self.aside.take().map(|(id, _)| id);
         for id in [preparing, train, stepping, aside].into_iter().flatten() {
@@ -583,7 +617,7 @@ impl Solo {
     }
 }
 
-fn token_weight(config: &Config) -> F32 {
+pub(super) fn token_weight(config: &Config) -> F32 {
     F32::from_ratio(1, u128::from(config.genesis.training.batch_tokens()))
 }
 
@@ -604,5 +638,5 @@ pub(crate) fn snapshots_kept(config: &Config) -> usize {
 
 /// Bytes of a snapshot: weights and two moments.
 pub(crate) fn snapshot_bytes(config: &Config) -> u64 {
-    config.genesis.model.state_bytes()
+    config.genesis.model.held_bytes(config.stages())
 }

@@ -141,6 +141,12 @@ impl Chain {
         self.settle(cx);
     }
 
+    /// Sends a message of another part, once it is signed.
+    pub(crate) fn say(&mut self, cx: &mut Cx<'_>, to: NodeId, message: Box<Message>) {
+        self.signing.ask(cx, Wish::Send { to, message }, None);
+        self.settle(cx);
+    }
+
     pub(crate) fn on_submit(&mut self, cx: &mut Cx<'_>, signed: &SignedTransaction) {
         let name = signed.transaction.digest(cx.config.genesis.network());
         if !signed.holds(cx.config.genesis.network()) {
@@ -152,7 +158,7 @@ impl Chain {
 
     pub(crate) fn on_message(&mut self, cx: &mut Cx<'_>, message: &Verified) {
         match message.message() {
-            Message::Heartbeat(_) => {}
+            Message::Heartbeat(_) | Message::Quorum(_) => {}
             Message::Transaction(transaction) => {
                 let signed = SignedTransaction { transaction: transaction.clone(), signature: message.signature() };
                 self.take(cx, &signed, false);
@@ -193,7 +199,8 @@ impl Chain {
             | TimerKind::Request
             | TimerKind::Benchmark
             | TimerKind::Liveness
-            | TimerKind::Retry => {}
+            | TimerKind::Retry
+            | TimerKind::Quorum => {}
         }
         self.settle(cx);
     }

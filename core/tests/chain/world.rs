@@ -53,12 +53,7 @@ pub(crate) fn config(number: u8, founders: u8) -> Config {
         allocations: allocations(),
         first: None,
     };
-    Config {
-        genesis: genesis.into(),
-        manifest: manifest.into(),
-        node: node(number),
-        operator: Operator::new(1 << 30, 1 << 30),
-    }
+    Config::new(genesis, manifest, node(number), Operator::new(1 << 30, 1 << 30))
 }
 
 fn allocations() -> List<Allocation, ALLOCATIONS_MAX> {
@@ -172,6 +167,7 @@ impl Node {
             }
             Output::Send { to, message } => self.sent.push((Some(to), codec::encode(&*message))),
             Output::Publish { message, .. } => self.sent.push((None, codec::encode(&*message))),
+            Output::Fetch { .. } => panic!("nobody trains together here"),
             Output::Event(event) => self.events.push((now, event)),
         }
     }

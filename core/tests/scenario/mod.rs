@@ -29,7 +29,7 @@ pub fn config() -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config::new(genesis, manifest, node, Operator::new(1 << 30, 1 << 30))
 }
 
 /// What survives a crash.
@@ -100,7 +100,7 @@ impl World {
                 Output::Drop { hash } => assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped"),
                 Output::Trim { before } => self.disk.journal.retain(|seq, _| *seq >= before),
                 Output::Sign { id, digest } => self.unsigned.push((id, digest)),
-                Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
                 Output::Event(event) => self.events.push(event),
             }
         }

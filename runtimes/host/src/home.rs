@@ -219,7 +219,7 @@ fn restore(
         ControlFlow::Continue(())
     })?;
     let Network { genesis, manifest, .. } = network.clone();
-    let config = Config { genesis: genesis.into(), manifest: manifest.into(), node: keys.node_id(), operator };
+    let config = Config::new(genesis, manifest, keys.node_id(), operator);
     let seed = entropy()?;
     let core = Core::restore(config, seed, &journal);
     let core = core.map_err(|error| HomeError::Restore { path: paths.root().to_owned(), error })?;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use neuroshard_core::{Command, Core, Event, Input, Misuse, Outbox, Output, Progress};
-use neuroshard_proto::{Envelope, Hash, Heartbeat, Message, OwnerId, RequestId, Signature, Step, Time};
+use neuroshard_core::{Command, Core, Event, FetchFault, Input, Misuse, Outbox, Output, Progress};
+use neuroshard_proto::{Envelope, Hash, Heartbeat, Message, OwnerId, Signature, Step, Time};
 use neuroshard_shaders::engine::Engine;
 
 use crate::agreed::Agreed;
@@ -217,8 +217,8 @@ pub struct Node {
     waiting: Option<String>,
     stop_asked: Option<Instant>,
     signer: Box<dyn FnMut(&Hash) -> Signature + Send>,
-    /// Signatures that the core does not have yet. They go in before anything else.
-    signed: VecDeque<(RequestId, Signature)>,
+    /// Answers that the core does not have yet. They go in before anything else.
+    answers: VecDeque<Input>,
     network: Box<dyn Network>,
     heard: async_channel::Receiver<Heard>,
     /// When the neighbours are told next that this node lives.
@@ -267,7 +267,7 @@ impl Node {
             waiting: None,
             stop_asked: None,
             signer,
-            signed: VecDeque::new(),
+            answers: VecDeque::new(),
             network,
             heard,
             heartbeat_at: Time::ZERO,
@@ -305,8 +305,8 @@ impl Node {
 
     /// Waits for whatever comes first; `None` if it is nothing for the core.
     async fn next_input(&mut self, runtime: &impl Runtime) -> Result<Option<Input>, NodeError> {
-        if let Some((id, signature)) = self.signed.pop_front() {
-            return Ok(Some(Input::Signed { id, signature }));
+        if let Some(answer) = self.answers.pop_front() {
+            return Ok(Some(answer));
         }
         let now = self.live.now();
         let tick = self.core.next_deadline().map(|(at, _)| at);
@@ -453,7 +453,14 @@ impl Node {
             Output::Compute { id, job, .. } => self.worker.order(id, job).await,
             Output::Cancel { id } => self.worker.cancel(id),
             Output::Event(event) => self.on_event(now, event),
-            Output::Sign { id, digest } => self.signed.push_back((id, (self.signer)(&digest))),
+            Output::Sign { id, digest } => {
+                let signature = (self.signer)(&digest);
+                self.answers.push_back(Input::Signed { id, signature });
+            }
+            // A node alone gets no blobs from others.
+            Output::Fetch { id, .. } => {
+                self.answers.push_back(Input::Fetched { id, result: Err(FetchFault::Unreachable) })
+            }
             Output::Send { to, message } => self.network.send(to, *message),
             Output::Publish { topic, message } => self.network.publish(topic, *message),
         }

@@ -296,6 +296,7 @@ pub fn reason_text(reason: &ModeReason) -> String {
     match reason {
         ModeReason::Alone => "the only node of its network".to_owned(),
         ModeReason::Operator => "the operator's choice".to_owned(),
+        ModeReason::Planned => "the operators' plan".to_owned(),
         ModeReason::NoTier => "the self-benchmark failed".to_owned(),
         ModeReason::SlowTier => "the slowest tier trains offline".to_owned(),
         ModeReason::HoldsLayers => "it holds layers and nothing else has need of it".to_owned(),

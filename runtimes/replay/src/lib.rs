@@ -23,7 +23,7 @@
 //! #     let genesis = Genesis { created_unix_ms: 0, seed: Hash::default(), model, training, params: Params::DEFAULT,
 //! #         manifest: manifest.root(), founders: vec![Founder::alone(node)].try_into().unwrap(),
 //! #         allocations: Default::default(), first: None };
-//! #     Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: neuroshard_core::Operator::new(1 << 30, 1 << 30) }
+//! #     Config::new(genesis, manifest, node, neuroshard_core::Operator::new(1 << 30, 1 << 30))
 //! # }
 //! let (config, seed, journal) = (config(), Hash::of_blob(b"this node's own"), Vec::<Vec<u8>>::new());
 //! let mut core = Core::restore(config, seed, &journal)?;

@@ -32,7 +32,7 @@ pub(crate) fn config() -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config { genesis: genesis.into(), manifest: manifest.into(), node, operator: Operator::new(1 << 30, 1 << 30) }
+    Config::new(genesis, manifest, node, Operator::new(1 << 30, 1 << 30))
 }
 
 /// What a step was, as the host saw it.
@@ -105,7 +105,7 @@ impl Host {
             Output::Cancel { id } => self.jobs.retain(|(open, _)| open != id),
             Output::Sign { id, .. } => self.unsigned.push_back(*id),
             Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
-            Output::Send { .. } | Output::Publish { .. } => {}
+            Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
         }
     }
 

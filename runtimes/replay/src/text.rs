@@ -10,7 +10,7 @@ use neuroshard_proto::{
 };
 
 /// Names of all kinds of input.
-pub const INPUT_KINDS: [&str; 6] = ["tick", "message", "persisted", "computed", "command", "signed"];
+pub const INPUT_KINDS: [&str; 7] = ["tick", "message", "persisted", "computed", "command", "signed", "fetched"];
 
 /// Shows an input in a line.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ impl fmt::Display for InputLine<'_> {
                     Err(fault) => write!(f, "{} fault, {fault}", fault_name(fault)),
                 }
             }
+            Input::Fetched { id, result: Ok(()) } => write!(f, " #{id}"),
+            Input::Fetched { id, result: Err(why) } => write!(f, " #{id} failed: {why:?}"),
             Input::Command(Command::Save) => f.write_str(" save"),
             Input::Command(Command::Stop) => f.write_str(" stop"),
             Input::Command(Command::Submit(signed)) => {
@@ -78,6 +80,7 @@ fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
                 None => write!(f, " {node:.8} does not give out the state at height {height}"),
             }
         }
+        Message::Quorum(said) => write!(f, " {:.8} in term {}: {:?}", said.node, said.term, said.word),
     }
 }
 
@@ -168,6 +171,7 @@ impl fmt::Display for OutputLine<'_> {
                 write!(f, " to {to:.8}:")?;
                 write_envelope(f, message)
             }
+            Output::Fetch { id, hash, from } => write!(f, " #{id}: blob {hash:.8} from {from:.8}"),
             Output::Publish { topic, message } => {
                 write!(f, " on {}:", topic.name())?;
                 write_envelope(f, message)
@@ -262,6 +266,9 @@ fn write_reject(f: &mut fmt::Formatter<'_>, reject: &PeerFault) -> fmt::Result {
         PeerFault::State { node, height } => {
             write!(f, " refused {node:.8}: no piece of the state at height {height}")
         }
+        PeerFault::OtherQuorum { node } => {
+            write!(f, " refused {node:.8}: it speaks of another quorum, or of other stages")
+        }
     }
 }
 
@@ -350,6 +357,7 @@ mod tests {
             Input::Computed { .. } => 3,
             Input::Command(_) => 4,
             Input::Signed { .. } => 5,
+            Input::Fetched { .. } => 6,
         };
         let message = record(40, Detail::Inputs).1.into_iter().map(|logged| logged.input);
         let others = [
@@ -358,6 +366,7 @@ mod tests {
             Input::Computed { id: RequestId(1), result: Err(Fault::device("gone")) },
             Input::Command(Command::Save),
             Input::Signed { id: RequestId(2), signature: Signature([0; 64]) },
+            Input::Fetched { id: RequestId(3), result: Ok(()) },
         ];
         let all: Vec<Input> = message.chain(others).collect();
         assert!(all.iter().all(|input| INPUT_KINDS[place(input)] == input.name()));

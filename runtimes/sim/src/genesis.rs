@@ -82,12 +82,8 @@ impl Founding {
         life: u32,
         journal: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Core, RestoreError> {
-        let config = Config {
-            genesis: self.genesis.clone(),
-            manifest: self.manifest.clone(),
-            node: self.names[host as usize],
-            operator: self.operator,
-        };
+        let node = self.names[host as usize];
+        let config = Config::new(self.genesis.clone(), self.manifest.clone(), node, self.operator);
         Core::restore_sharing(config, self.seed(host, life), journal, self.ledgers.clone())
     }
 }

@@ -151,6 +151,10 @@ impl World {
             }
             Output::Send { to, message } => self.send(host, &to, &message),
             Output::Publish { topic, message } => self.publish(host, topic, &message),
+            Output::Fetch { id, .. } => {
+                let _ = id;
+                self.fail("misuse", Some(host), "no world has a plan, and a node fetches".to_owned());
+            }
             Output::Event(event) => self.hear(host, &event),
         }
     }
