@@ -7,6 +7,7 @@ pub mod codes;
 pub mod data;
 pub mod directory;
 pub mod exchange;
+mod fetches;
 pub mod files;
 pub mod generate;
 pub mod home;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use neuroshard_core::{Event, JobKind};
+use neuroshard_core::{Event, FetchFault, JobKind};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -39,6 +39,10 @@ pub struct Metrics {
     job_faults: Counters,
     queues: Family<Label, Gauge>,
     store_bytes: Gauge,
+    fetches: Counters,
+    fetched_bytes: Counter,
+    passing_bytes: Gauge,
+    term: Gauge,
 }
 
 /// Lengths of the queues between a node's threads.
@@ -50,6 +54,8 @@ pub struct Queues {
     pub jobs: usize,
     /// Records that wait for the disk.
     pub store: usize,
+    /// Bytes in memory that pass between stages.
+    pub passing_bytes: u64,
 }
 
 impl Default for Metrics {
@@ -73,6 +79,10 @@ impl Default for Metrics {
             job_faults: Counters::default(),
             queues: Family::default(),
             store_bytes: Gauge::default(),
+            fetches: Counters::default(),
+            fetched_bytes: Counter::default(),
+            passing_bytes: Gauge::default(),
+            term: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -111,6 +121,14 @@ impl Metrics {
         registry.register("job_faults", "Jobs that failed, by kind", self.job_faults.clone());
         registry.register("queue_length", "What waits between threads, by queue", self.queues.clone());
         registry.register_with_unit("store", "Size of all blobs", Unit::Bytes, self.store_bytes.clone());
+        let help = "Blobs fetched from members of the quorum, by what came of it";
+        registry.register("fetches", help, self.fetches.clone());
+        let help = "Bytes fetched from members of the quorum";
+        registry.register_with_unit("fetched", help, Unit::Bytes, self.fetched_bytes.clone());
+        let help = "Blobs in memory that pass between stages";
+        registry.register_with_unit("passing", help, Unit::Bytes, self.passing_bytes.clone());
+        let help = "The quorum's count of beginnings that is in force";
+        registry.register("quorum_term", help, self.term.clone());
     }
 
     pub(crate) fn on_step(&self, input: &'static str, outputs: impl Iterator<Item = &'static str>, took: Duration) {
@@ -129,10 +147,23 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn on_fetched(&self, result: Result<u64, FetchFault>) {
+        let label = match result {
+            Ok(_) => "arrived",
+            Err(FetchFault::Unreachable) => "unreachable",
+            Err(FetchFault::Missing) => "missing",
+            Err(FetchFault::Damaged) => "damaged",
+            Err(FetchFault::Full) => "full",
+        };
+        self.fetches.get_or_create(&[("result", label)]).inc();
+        self.fetched_bytes.inc_by(result.unwrap_or_default());
+    }
+
     pub(crate) fn on_queues(&self, queues: Queues) {
         for (name, length) in [("inbox", queues.inbox), ("jobs", queues.jobs), ("store", queues.store)] {
             self.queues.get_or_create(&[("queue", name)]).set(whole(length as u64));
         }
+        self.passing_bytes.set(whole(queues.passing_bytes));
     }
 
     /// Takes note of an event; the follower has done so before.
@@ -148,6 +179,9 @@ impl Metrics {
             }
             Event::HeldOut { .. } => {
                 self.held_out_loss.set(status.held_out.map_or(0.0, |loss| loss.nats));
+            }
+            Event::QuorumBegan { term, .. } => {
+                self.term.set(whole(*term));
             }
             Event::BatchVoid { .. } => {
                 self.voids.inc();

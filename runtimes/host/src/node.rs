@@ -16,9 +16,10 @@ use neuroshard_shaders::engine::Engine;
 
 use crate::agreed::Agreed;
 use crate::clock::Clock;
+use crate::fetches::Fetches;
 use crate::metrics::{Metrics, Queues};
 use crate::net::{Board, Heard, NetEvent};
-use crate::peers::{Link, Network};
+use crate::peers::{Fetch, Keep, Link, Network};
 use crate::runtime::Runtime;
 use crate::status::{Follower, Status};
 use crate::store::{Scribe, ScribeReport, Store, StoreBlobs, StoreError, StoreOrder};
@@ -221,6 +222,7 @@ pub struct Node {
     answers: VecDeque<Input>,
     network: Box<dyn Network>,
     heard: async_channel::Receiver<Heard>,
+    fetches: Fetches,
     /// When the neighbours are told next that this node lives.
     heartbeat_at: Time,
 }
@@ -270,6 +272,7 @@ impl Node {
             answers: VecDeque::new(),
             network,
             heard,
+            fetches: Fetches::default(),
             heartbeat_at: Time::ZERO,
         };
         Ok((node, Handle { inbox: sender, live }, receiver))
@@ -309,6 +312,10 @@ impl Node {
             return Ok(Some(answer));
         }
         let now = self.live.now();
+        if let Some((id, fault)) = self.fetches.due(now) {
+            self.live.metrics.on_fetched(Err(fault));
+            return Ok(Some(Input::Fetched { id, result: Err(fault) }));
+        }
         let tick = self.core.next_deadline().map(|(at, _)| at);
         if tick.is_some_and(|at| at <= now) {
             return Ok(Some(Input::Tick));
@@ -319,13 +326,13 @@ impl Node {
         let heartbeat = self.live.board.is_some().then_some(self.heartbeat_at);
         let flush = self.tap.as_ref().and_then(|tap| tap.flush_due());
         let patience = self.patience_ends().map(|left| now.after_ms(left.as_millis() as u64));
-        let wake = [tick, flush, patience, heartbeat].into_iter().flatten().min();
+        let wake = [tick, flush, patience, heartbeat, self.fetches.wake()].into_iter().flatten().min();
         let incoming = match self.inbox.try_recv() {
             Ok(incoming) => Some(incoming),
             Err(_) => self.wait(runtime, wake).await,
         };
         match incoming {
-            Some(incoming) => self.on_incoming(incoming),
+            Some(incoming) => self.on_incoming(incoming).await,
             None => self.on_woken(),
         }
     }
@@ -367,7 +374,7 @@ impl Node {
         self.network.greet(Envelope::seal(network, &Message::Heartbeat(heartbeat), signer));
     }
 
-    fn on_incoming(&mut self, incoming: Incoming) -> Result<Option<Input>, NodeError> {
+    async fn on_incoming(&mut self, incoming: Incoming) -> Result<Option<Input>, NodeError> {
         match incoming {
             Incoming::Answer(Answer { id, job, result, took }) => {
                 self.live.metrics.on_answer(job, result.is_ok(), took);
@@ -379,11 +386,7 @@ impl Node {
                 }
                 Ok(Some(Input::Command(command)))
             }
-            Incoming::Heard(Heard::Message(message, _)) => Ok(Some(Input::Message(message))),
-            Incoming::Heard(Heard::Event(event)) => {
-                self.reports.send(Report::Net(event));
-                Ok(None)
-            }
+            Incoming::Heard(heard) => Ok(self.on_heard(heard).await),
             Incoming::Scribe(ScribeReport::Persisted { upto }) => Ok(Some(Input::Persisted { upto })),
             Incoming::Scribe(ScribeReport::Waiting { error }) => {
                 let why = error.to_string();
@@ -399,6 +402,29 @@ impl Node {
                 Ok(None)
             }
             Incoming::Scribe(ScribeReport::Failed { error }) => Err(NodeError::Store { error, saved: self.saved }),
+        }
+    }
+
+    async fn on_heard(&mut self, heard: Heard) -> Option<Input> {
+        match heard {
+            Heard::Message(message, _) => Some(Input::Message(message)),
+            Heard::Event(event) => {
+                self.reports.send(Report::Net(event));
+                None
+            }
+            Heard::Fetched { id, result: Ok(bytes), .. } if self.fetches.arrived(id) => {
+                self.live.metrics.on_fetched(Ok(bytes));
+                Some(Input::Fetched { id, result: Ok(()) })
+            }
+            // The core was told that it would not come, and asks again if it needs it.
+            Heard::Fetched { hash, result: Ok(_), .. } => {
+                self.scribe.order(StoreOrder::Drop { hash }).await;
+                None
+            }
+            Heard::Fetched { id, result: Err(fault), .. } => {
+                self.fetches.failed(id, fault);
+                None
+            }
         }
     }
 
@@ -438,8 +464,9 @@ impl Node {
         while let Some(output) = self.outbox.pop() {
             self.perform(now, output).await;
         }
-        let (jobs, store) = (self.worker.waiting(), self.scribe.waiting());
-        self.live.metrics.on_queues(Queues { inbox: self.inbox.len(), jobs, store });
+        let (inbox, jobs, store) = (self.inbox.len(), self.worker.waiting(), self.scribe.waiting());
+        let passing_bytes = self.live.store.transient_bytes();
+        self.live.metrics.on_queues(Queues { inbox, jobs, store, passing_bytes });
         Ok(())
     }
 
@@ -457,9 +484,11 @@ impl Node {
                 let signature = (self.signer)(&digest);
                 self.answers.push_back(Input::Signed { id, signature });
             }
-            // A node alone gets no blobs from others.
-            Output::Fetch { id, .. } => {
-                self.answers.push_back(Input::Fetched { id, result: Err(FetchFault::Unreachable) })
+            Output::Fetch { id, hash, from } => {
+                self.fetches.begin(now, id);
+                if !self.network.fetch(Fetch { id, hash, from, keep: Keep::Memory }) {
+                    self.fetches.failed(id, FetchFault::Unreachable);
+                }
             }
             Output::Send { to, message } => self.network.send(to, *message),
             Output::Publish { topic, message } => self.network.publish(topic, *message),

@@ -1,7 +1,7 @@
 //! The way to other nodes, behind a trait: the loop hands over what the core wants said, and reads what was heard.
 
 use neuroshard_core::Topic;
-use neuroshard_proto::{Envelope, NodeId};
+use neuroshard_proto::{Envelope, Hash, NodeId, RequestId};
 
 use crate::net::{Board, Heard};
 
@@ -15,6 +15,27 @@ pub trait Network: Send {
 
     /// Sends a message to every neighbour, and to each that comes before the next greeting.
     fn greet(&mut self, message: Envelope);
+
+    /// Has a blob fetched into the store; what became of it is heard. False if there is no way to ask anybody.
+    fn fetch(&mut self, wanted: Fetch) -> bool;
+}
+
+/// A blob that another node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub id: RequestId,
+    pub hash: Hash,
+    pub from: NodeId,
+    pub keep: Keep,
+}
+
+/// Where a blob goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// What passes between stages: to memory, from a member of the same plan.
+    Memory,
+    /// What is to stay: to the disk.
+    Disk,
 }
 
 /// A node's connection to others.
@@ -44,4 +65,8 @@ impl Network for NobodyElse {
     fn publish(&mut self, _topic: Topic, _message: Envelope) {}
 
     fn greet(&mut self, _message: Envelope) {}
+
+    fn fetch(&mut self, _wanted: Fetch) -> bool {
+        false
+    }
 }

@@ -42,6 +42,9 @@ const GOSSIP_QUEUE_MAX: usize = 128;
 const GOSSIP_OVERHEAD: usize = 4096;
 /// What one blob stream or exchange is called. It is the same in all networks: who joins knows none yet.
 pub(super) const BLOBS: StreamProtocol = StreamProtocol::new("/neuroshard/blobs/1");
+/// The last parts of the names of a network's own streams.
+pub(super) const CONTROL: &str = "control";
+pub(super) const PASSING: &str = "passing";
 
 /// Everything that runs over connections.
 #[derive(NetworkBehaviour)]
@@ -89,7 +92,9 @@ fn behaviour(key: &Keypair, network: Option<NetworkId>, listens: bool) -> Result
     let identify = identify::Config::new(names::banner(network), key.public())
         .with_agent_version(concat!("neuroshard/", env!("CARGO_PKG_VERSION")).to_owned())
         .with_push_listen_addr_updates(true);
-    let accepted = network.map_or(Vec::new(), |network| vec![names::protocol(network, "control"), BLOBS]);
+    let accepted = network.map_or(Vec::new(), |network| {
+        vec![names::protocol(network, CONTROL), names::protocol(network, PASSING), BLOBS]
+    });
     let peer = key.public().to_peer_id();
     Ok(Behaviour {
         excluded: allow_block_list::Behaviour::default(),

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use async_io::Timer;
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
+use neuroshard_core::FetchFault;
 use neuroshard_proto::codec::CONTROL_BYTES_MAX;
-use neuroshard_proto::{NetworkId, NodeId, Reject, Verified};
+use neuroshard_proto::{Hash, NetworkId, NodeId, Reject, RequestId, Verified};
 
 use super::board::{Board, Dropped, NetEvent};
 use super::quota::{Misconduct, Quota};
@@ -38,6 +39,8 @@ const STEP_BYTES: u64 = 64 << 10;
 pub enum Heard {
     /// A message whose signature holds, and the room it takes up.
     Message(Verified, Held),
+    /// What became of a blob that the core asked for: its bytes, if it is in the store.
+    Fetched { id: RequestId, hash: Hash, result: Result<u64, FetchFault> },
     /// For the operator.
     Event(NetEvent),
 }
@@ -219,10 +222,15 @@ async fn read_all(
 ) -> Stop {
     let spend = |what: &dyn Fn(&mut Quota)| what(&mut quota.lock().unwrap_or_else(PoisonError::into_inner));
     loop {
-        let wait = quota.lock().unwrap_or_else(PoisonError::into_inner).wait(Instant::now());
+        let (wait, strict) = {
+            let mut quota = quota.lock().unwrap_or_else(PoisonError::into_inner);
+            (quota.wait(Instant::now()), quota.is_strict())
+        };
         if !wait.is_zero() {
             ear.board.on_drop(Dropped::OverQuota);
-            let _ = notes.send(Note::Misconduct { peer, what: Misconduct::Flood }).await;
+            if strict {
+                let _ = notes.send(Note::Misconduct { peer, what: Misconduct::Flood }).await;
+            }
             Timer::after(wait).await;
         }
         let frame = match read_frame(&mut stream).await {

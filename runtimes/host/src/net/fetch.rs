@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_io::Timer;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream};
 use neuroshard_proto::Hash;
 
@@ -84,28 +84,13 @@ impl Holder {
     }
 
     async fn answer(&mut self, bytes_max: u64) -> Result<Vec<u8>, FetchFault> {
-        let read = async {
-            let mut head = [0; 5];
-            self.0.read_exact(&mut head).await.map_err(|error| broken(&error))?;
-            let [verdict, length @ ..] = head;
-            let length = u64::from(u32::from_le_bytes(length));
-            match Verdict::read(verdict) {
-                Some(Verdict::Here) if length <= bytes_max => {}
-                Some(Verdict::NotHere) if length == 0 => return Err(FetchFault::NotHere),
-                Some(Verdict::Busy) if length == 0 => return Err(FetchFault::Busy),
-                _ => return Err(FetchFault::Wrong),
-            }
-            let mut bytes = Vec::new();
-            while (bytes.len() as u64) < length {
-                let step = (length - bytes.len() as u64).min(STEP_BYTES);
-                let read = (&mut self.0).take(step).read_to_end(&mut bytes).await.map_err(|error| broken(&error))?;
-                if read as u64 != step {
-                    return Err(broken(&"it ended in the middle"));
-                }
-            }
-            Ok(bytes)
-        };
-        within(PATIENCE, read).await.unwrap_or_else(|| Err(broken(&"no answer in time")))
+        let read = within(PATIENCE, read_answer(&mut self.0, bytes_max)).await;
+        match read.unwrap_or_else(|| Err(broken(&"no answer in time")))? {
+            (Verdict::Here, bytes) => Ok(bytes),
+            (Verdict::NotHere, _) => Err(FetchFault::NotHere),
+            (Verdict::Busy, _) => Err(FetchFault::Busy),
+            (Verdict::InParts, _) => Err(FetchFault::Wrong),
+        }
     }
 
     /// One question and its answer, asked again while the holder is busy.
@@ -119,6 +104,34 @@ impl Holder {
         }
         Err(FetchFault::Busy)
     }
+}
+
+/// Reads an answer: a verdict, and at most so many bytes.
+pub(super) async fn read_answer(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: u64,
+) -> Result<(Verdict, Vec<u8>), FetchFault> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await.map_err(|error| broken(&error))?;
+    let [verdict, length @ ..] = head;
+    let length = u64::from(u32::from_le_bytes(length));
+    let verdict = Verdict::read(verdict).ok_or(FetchFault::Wrong)?;
+    let allowed = match verdict {
+        Verdict::Here | Verdict::InParts => bytes_max,
+        Verdict::NotHere | Verdict::Busy => 0,
+    };
+    if length > allowed {
+        return Err(FetchFault::Wrong);
+    }
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < length {
+        let step = (length - bytes.len() as u64).min(STEP_BYTES);
+        let read = (&mut *stream).take(step).read_to_end(&mut bytes).await.map_err(|error| broken(&error))?;
+        if read as u64 != step {
+            return Err(broken(&"it ended in the middle"));
+        }
+    }
+    Ok((verdict, bytes))
 }
 
 /// Asks a peer for the facts of its network.

@@ -18,16 +18,18 @@ use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
 use neuroshard_proto::{NodeId, Reject};
 
 use super::Order;
-use super::behaviour::{BLOBS, Behaviour, BehaviourEvent};
+use super::behaviour::{BLOBS, Behaviour, BehaviourEvent, CONTROL, PASSING};
 use super::board::{Board, Dropped, NetEvent, PeerStatus};
 use super::bootstrap::Bootstrap;
 use super::control::{self, Ear, Heard, Note, Opening, Outlet};
 use super::library::Library;
 use super::names::{self, Allegiance};
+use super::passing::Passing;
 use super::quota::{Conduct, Excluded, Misconduct, Quota};
 use super::streams::StreamEvent;
 use super::tcp;
 use super::verify::{Looked, Room};
+use crate::peers::Fetch;
 use crate::runtime::Runtime;
 
 /// How often what is due by the clock is looked at.
@@ -65,6 +67,7 @@ pub(super) struct Hub<R> {
     pub(super) notes: (async_channel::Sender<Note>, async_channel::Receiver<Note>),
     pub(super) ear: Ear,
     pub(super) library: Library,
+    pub(super) passing: Passing,
     pub(super) board: Board,
     pub(super) bootstrap: Bootstrap,
     pub(super) state: State,
@@ -209,6 +212,7 @@ impl<R: Runtime> Hub<R> {
                 }
                 self.state.greeting = Some(frame);
             }
+            Order::Fetch(wanted) => self.fetch(&wanted),
             Order::Publish { topic, frame } => {
                 let topic = gossipsub::IdentTopic::new(names::topic(self.ear.network, topic));
                 let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else { return };
@@ -236,15 +240,36 @@ impl<R: Runtime> Hub<R> {
             return self.board.on_drop(Dropped::QueueFull);
         }
         waiting.push_back(frame);
+        if !self.dial(peer) {
+            self.give_up(&peer);
+        }
+    }
+
+    /// Has a blob fetched, if its holder is connected; if not, it may be so when it is asked for again.
+    fn fetch(&mut self, wanted: &Fetch) {
+        match names::peer_of(&wanted.from) {
+            Some(peer) if self.state.peers.get(&peer).is_some_and(|peer| peer.outlet.is_some()) => {
+                self.passing.fetch(&self.runtime, peer, wanted);
+            }
+            Some(peer) => {
+                self.dial(peer);
+                self.passing.refuse(wanted);
+            }
+            None => self.passing.refuse(wanted),
+        }
+    }
+
+    /// Dials a peer, unless that is being done; whether there is an address to dial.
+    fn dial(&mut self, peer: PeerId) -> bool {
         let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).build();
         match self.swarm.dial(options) {
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => true,
             Err(_) => {
                 // Its address may be found in time for the next message.
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                     kad.get_closest_peers(peer);
                 }
-                self.give_up(&peer);
+                false
             }
         }
     }
@@ -404,6 +429,7 @@ impl<R: Runtime> Hub<R> {
             let _ = self.swarm.disconnect_peer_id(id);
             return;
         };
+        let quota = if self.passing.is_member(&node) { Quota::of_member(now) } else { Quota::new(now) };
         self.state.peers.entry(id).or_insert_with(|| Peer {
             node,
             address,
@@ -413,7 +439,7 @@ impl<R: Runtime> Hub<R> {
             ping: None,
             pings_lost: 0,
             unread: 0,
-            quota: Arc::new(Mutex::new(Quota::new(now))),
+            quota: Arc::new(Mutex::new(quota)),
             conduct: Conduct::new(now),
             outlet: None,
             asking: Arc::new(()),
@@ -456,7 +482,7 @@ impl<R: Runtime> Hub<R> {
         greeting.chain(self.state.unreached.remove(&id).unwrap_or_default()).for_each(|frame| outlet.send(frame));
         peer.outlet = Some(outlet);
         let (node, address) = (peer.node, peer.address.to_string());
-        let protocol = names::protocol(self.ear.network, "control");
+        let protocol = names::protocol(self.ear.network, CONTROL);
         self.runtime.spawn(control::write(id, protocol, queued, self.notes.0.clone(), self.board.clone()));
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
             for address in addresses {
@@ -504,6 +530,12 @@ impl<R: Runtime> Hub<R> {
                         library.serve(stream).await;
                         drop(asking);
                     });
+                }
+                if protocol == names::protocol(self.ear.network, PASSING) {
+                    return match self.passing.is_member(&peer.node) {
+                        true => self.passing.serve(&self.runtime, id, stream),
+                        false => self.board.on_drop(Dropped::Rejected),
+                    };
                 }
                 // The newest stream counts: the peer opened it because the one before broke.
                 let (stop, stopped) = async_channel::bounded(1);

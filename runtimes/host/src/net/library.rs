@@ -17,7 +17,7 @@ use neuroshard_proto::Hash;
 use super::control::within;
 use super::outline::{Outline, PART_BYTES};
 use super::quota::Bucket;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Bytes of a question.
 pub(super) const ASK_BYTES: usize = 41;
@@ -76,6 +76,8 @@ pub(super) enum Verdict {
     Here = 0,
     NotHere = 1,
     Busy = 2,
+    /// The outline is here, and the parts follow, each as an answer of its own; see `passing`.
+    InParts = 3,
 }
 
 impl Verdict {
@@ -84,6 +86,7 @@ impl Verdict {
             0 => Some(Self::Here),
             1 => Some(Self::NotHere),
             2 => Some(Self::Busy),
+            3 => Some(Self::InParts),
             _ => None,
         }
     }
@@ -103,12 +106,16 @@ impl From<Vec<u8>> for Piece {
     }
 }
 
-type Question = (Ask, async_channel::Sender<Option<Piece>>);
+/// What the thread is to do, and where the answer goes.
+enum Errand {
+    Look(Ask, async_channel::Sender<Option<Piece>>),
+    Keep(Vec<u8>, async_channel::Sender<Result<Hash, StoreError>>),
+}
 
 /// The way to the thread that reads the disk.
 #[derive(Clone, Debug)]
 pub(super) struct Library {
-    questions: async_channel::Sender<Question>,
+    errands: async_channel::Sender<Errand>,
     giving: Arc<Mutex<Bucket>>,
 }
 
@@ -118,17 +125,27 @@ impl Library {
     /// # Errors
     /// If the system gives none.
     pub(super) fn start(store: Arc<Store>, network: Vec<u8>) -> io::Result<Self> {
-        let (questions, inbox) = async_channel::bounded::<Question>(ASKED_MAX);
+        let (errands, inbox) = async_channel::bounded(ASKED_MAX);
         let mut shelf = Shelf { store, network: network.into(), kept: VecDeque::new() };
         let work = move || {
-            while let Ok((ask, answer)) = inbox.recv_blocking() {
+            while let Ok(errand) = inbox.recv_blocking() {
                 // Who asked may have left.
-                let _ = answer.try_send(shelf.look(ask));
+                match errand {
+                    Errand::Look(ask, answer) => drop(answer.try_send(shelf.look(ask))),
+                    Errand::Keep(bytes, answer) => drop(answer.try_send(shelf.store.put(&bytes))),
+                }
             }
         };
         thread::Builder::new().name("library".into()).spawn(work)?;
         let giving = Arc::new(Mutex::new(Bucket::new(Instant::now(), AT_ONCE, PER_SECOND)));
-        Ok(Self { questions, giving })
+        Ok(Self { errands, giving })
+    }
+
+    /// Puts a blob on the disk; `None` if the thread is gone.
+    pub(super) async fn keep(&self, bytes: Vec<u8>) -> Option<Result<Hash, StoreError>> {
+        let (answer, answered) = async_channel::bounded(1);
+        self.errands.send(Errand::Keep(bytes, answer)).await.ok()?;
+        answered.recv().await.ok()
     }
 
     /// Answers the questions on a stream until it ends, breaks, or is not read.
@@ -141,7 +158,7 @@ impl Library {
             // A question of another kind may be one of a later version; nothing after it can be understood.
             let Some(ask) = Ask::read(&ask) else { return };
             let (answer, answered) = async_channel::bounded(1);
-            let (verdict, piece) = match self.questions.try_send((ask, answer)) {
+            let (verdict, piece) = match self.errands.try_send(Errand::Look(ask, answer)) {
                 Err(_) => (Verdict::Busy, None),
                 Ok(()) => match answered.recv().await.ok().flatten() {
                     Some(piece) => (Verdict::Here, Some(piece)),
@@ -170,7 +187,8 @@ impl Library {
     }
 }
 
-async fn give(stream: &mut (impl AsyncWrite + Unpin), verdict: Verdict, bytes: &[u8]) -> io::Result<()> {
+/// Writes an answer.
+pub(super) async fn give(stream: &mut (impl AsyncWrite + Unpin), verdict: Verdict, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     let mut head = [verdict as u8, 0, 0, 0, 0];
     head[1..].copy_from_slice(&length.to_le_bytes());
@@ -208,9 +226,9 @@ impl Shelf {
             self.kept.push_back(found.clone());
             return Some((found.1, found.2));
         }
-        // Reading checks the hash, so that a damaged blob is not given to anybody.
-        let whole = Arc::new(self.store.get(hash).ok()?);
-        let outline = Arc::new(Outline::of(&whole)?);
+        // Reading checks the hash, so that a damaged blob is not given to anybody. What members of a quorum pass on is theirs.
+        let whole = Arc::new(self.store.get_stored(hash).ok()?);
+        let outline = Arc::new(Outline::of_checked(*hash, &whole)?);
         self.kept.push_back((*hash, Arc::clone(&whole), Arc::clone(&outline)));
         let bytes = |kept: &VecDeque<(Hash, Arc<Vec<u8>>, _)>| kept.iter().map(|one| one.1.len()).sum::<usize>();
         while self.kept.len() > 1 && (self.kept.len() > KEPT_MAX || bytes(&self.kept) > KEPT_BYTES_MAX) {
@@ -233,8 +251,8 @@ mod tests {
         other[0] = 3;
         assert_eq!(Ask::read(&other), None);
         assert_eq!(
-            [0, 1, 2, 3].map(Verdict::read),
-            [Some(Verdict::Here), Some(Verdict::NotHere), Some(Verdict::Busy), None]
+            [0, 1, 2, 3, 4].map(Verdict::read),
+            [Some(Verdict::Here), Some(Verdict::NotHere), Some(Verdict::Busy), Some(Verdict::InParts), None]
         );
     }
 }

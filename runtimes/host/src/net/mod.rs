@@ -10,6 +10,7 @@
 //! | [`quota`] | what a peer may cost, and what is done about misconduct |
 //! | `bootstrap` | whom to connect to |
 //! | [`outline`], `library`, `fetch` | blobs by their hash: checked, given, and got from several holders |
+//! | `passing` | blobs from member to member of a quorum, from memory to memory |
 //! | [`join`] | becoming a node of a network that exists |
 //! | [`board`] | events, status and numbers |
 //!
@@ -28,6 +29,7 @@ mod library;
 mod mux;
 pub mod names;
 pub mod outline;
+mod passing;
 pub mod quota;
 mod streams;
 mod tcp;
@@ -35,6 +37,7 @@ mod tcp;
 mod tests;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,8 +45,9 @@ use std::time::Duration;
 
 pub use libp2p::Multiaddr;
 use neuroshard_core::Topic;
-use neuroshard_proto::{Envelope, NetworkId, NodeId, codec};
+use neuroshard_proto::{Envelope, NetworkId, NodeId, Plan, codec};
 
+use self::behaviour::PASSING;
 use self::board::Dropped;
 pub use self::board::{Board, NetEvent, NetStatus};
 use self::bootstrap::Bootstrap;
@@ -52,10 +56,12 @@ use self::control::Ear;
 pub use self::control::Heard;
 use self::hub::{Hub, State};
 use self::library::Library;
+use self::passing::{Parts, Passing};
 pub use self::tcp::socket_address;
 use self::verify::{Room, Verifier};
 use crate::keys::Keys;
-use crate::peers::{Link, Network};
+use crate::network;
+use crate::peers::{Fetch, Link, Network};
 use crate::runtime::Runtime;
 use crate::store::Store;
 
@@ -74,6 +80,7 @@ enum Order {
     Greet {
         frame: Vec<u8>,
     },
+    Fetch(Fetch),
 }
 
 /// Orders of the node that wait for the network.
@@ -105,8 +112,28 @@ pub struct Facts {
     pub network: NetworkId,
     /// [`crate::network::Network::to_file`].
     pub file: Vec<u8>,
-    /// Blobs are given to whoever knows their hash.
+    /// Stored blobs are given to whoever knows their hash.
     pub store: Arc<Store>,
+    /// The members of this node's plan: what passes between stages is given to them alone.
+    pub members: BTreeSet<NodeId>,
+    /// Most bytes of what passes between two stages, and of a stage's weights or moments.
+    pub passing_bytes_max: u64,
+    pub state_bytes_max: u64,
+}
+
+impl Facts {
+    /// What a node of this network gives.
+    pub fn new(network: &network::Network, store: Arc<Store>, plan: Option<&Plan>) -> Self {
+        let (model, training) = (&network.genesis.model, &network.genesis.training);
+        Self {
+            network: network.genesis.network(),
+            file: network.to_file(),
+            store,
+            members: plan.iter().flat_map(|plan| plan.members.iter()).map(|member| member.node).collect(),
+            passing_bytes_max: 4 * u64::from(training.sequence) * u64::from(model.hidden),
+            state_bytes_max: model.state_bytes(),
+        }
+    }
 }
 
 /// Why there is no network.
@@ -176,17 +203,25 @@ impl Net {
         let (sender, orders) = async_channel::bounded(ORDERS_MAX);
         let (heard_sender, heard) = async_channel::bounded(HEARD_MAX);
         let verifier = Verifier::start().map_err(NetError::Thread)?;
-        let library = Library::start(facts.store, facts.file).map_err(NetError::Thread)?;
+        let library = Library::start(Arc::clone(&facts.store), facts.file).map_err(NetError::Thread)?;
         let room = Room::new(HEARD_BYTES_MAX);
         let ear = Ear { network, heard: heard_sender, room, verifier, board: board.clone() };
         let bootstrap = Bootstrap::new(&wishes.connect, wishes.peers_file.clone(), *swarm.local_peer_id());
         let notes = async_channel::bounded(NOTES_MAX);
-        let (board_here, runtime_here) = (board.clone(), runtime.clone());
-        let state = State::new();
-        let hub =
-            Hub { runtime: runtime_here, swarm, orders, notes, ear, library, board: board_here, bootstrap, state };
+        let passing = Passing::new(Parts {
+            members: facts.members,
+            protocol: names::protocol(network, PASSING),
+            store: facts.store,
+            library: library.clone(),
+            notes: notes.0.clone(),
+            heard: ear.heard.clone(),
+            passing_bytes_max: facts.passing_bytes_max,
+            state_bytes_max: facts.state_bytes_max,
+        });
+        let (board_here, runtime, state) = (board.clone(), runtime.clone(), State::new());
+        let hub = Hub { runtime, swarm, orders, notes, ear, library, passing, board: board_here, bootstrap, state };
         let (end, ended) = async_channel::bounded(1);
-        runtime.spawn(async move {
+        hub.runtime.clone().spawn(async move {
             hub.run().await;
             drop(end);
         });
@@ -213,11 +248,12 @@ struct Mouth {
 }
 
 impl Mouth {
-    fn order(&self, order: Order) {
+    fn order(&self, order: Order) -> bool {
         let sent = self.orders.upgrade().is_some_and(|orders| orders.try_send(order).is_ok());
         if !sent {
             self.board.on_drop(Dropped::Busy);
         }
+        sent
     }
 }
 
@@ -232,5 +268,9 @@ impl Network for Mouth {
 
     fn greet(&mut self, message: Envelope) {
         self.order(Order::Greet { frame: codec::encode(&message) });
+    }
+
+    fn fetch(&mut self, wanted: Fetch) -> bool {
+        self.order(Order::Fetch(wanted))
     }
 }

@@ -27,8 +27,12 @@ pub struct Outline {
 impl Outline {
     /// The outline of a blob; `None` if the blob is too large for one.
     pub fn of(bytes: &[u8]) -> Option<Self> {
+        Self::of_checked(Hash::of_blob(bytes), bytes)
+    }
+
+    /// As [`Self::of`], for bytes that are known to have this hash.
+    pub fn of_checked(hash: Hash, bytes: &[u8]) -> Option<Self> {
         let length = bytes.len() as u64;
-        let hash = Hash::of_blob(bytes);
         let parts = match parts(length)? {
             1 => Vec::new(),
             _ => bytes.chunks(PART_BYTES as usize).zip(0..).map(|(part, index)| value(part, index)).collect(),

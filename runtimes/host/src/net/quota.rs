@@ -3,6 +3,9 @@
 //! Each peer has three buckets: messages, bytes, and the time it takes to verify what it sends. They are looked at before any
 //! work is done for it, and a peer that empties one waits until it fills again. Misconduct is counted in points, of which one
 //! a second is forgiven; who reaches 100 is cut off and stays out for a while, longer each time.
+//!
+//! The members of a node's own quorum talk to it all the time: they have larger buckets, and to wait is all that happens to
+//! them at the end of those.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -66,6 +69,8 @@ pub(super) struct Quota {
     messages: Bucket,
     bytes: Bucket,
     verifying_us: Bucket,
+    /// Whether more than the quota is misconduct.
+    strict: bool,
 }
 
 impl Quota {
@@ -74,7 +79,23 @@ impl Quota {
             messages: Bucket::new(now, 2000, 200),
             bytes: Bucket::new(now, 32 << 20, 4 << 20),
             verifying_us: Bucket::new(now, 2_000_000, 250_000),
+            strict: true,
         }
+    }
+
+    /// What a member of the node's quorum may cost.
+    pub(super) fn of_member(now: Instant) -> Self {
+        Self {
+            messages: Bucket::new(now, 20_000, 5_000),
+            bytes: Bucket::new(now, 64 << 20, 16 << 20),
+            verifying_us: Bucket::new(now, 4_000_000, 1_000_000),
+            strict: false,
+        }
+    }
+
+    /// Whether more than the quota is misconduct, or merely waits.
+    pub(super) const fn is_strict(&self) -> bool {
+        self.strict
     }
 
     /// How long until the peer may send again.
@@ -268,6 +289,20 @@ mod tests {
         let mut quota = Quota::new(start);
         quota.on_message(start, 64 << 20);
         assert!(quota.wait(start + 7 * SECOND) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_member_says_more_in_a_second_than_a_stranger_in_ten() {
+        let start = Instant::now();
+        let (mut member, mut stranger) = (Quota::of_member(start), Quota::new(start));
+        for quota in [&mut member, &mut stranger] {
+            (0..4000).for_each(|_| quota.on_message(start, 300));
+        }
+        assert_eq!(member.wait(start), Duration::ZERO);
+        assert!(stranger.wait(start) >= 10 * SECOND);
+        assert!(stranger.is_strict() && !member.is_strict());
+        (0..20_000).for_each(|_| member.on_message(start, 300));
+        assert!(member.wait(start) > Duration::ZERO, "it waits all the same");
     }
 
     #[test]

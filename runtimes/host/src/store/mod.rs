@@ -7,8 +7,8 @@
 //! A crash can leave a file that the index does not name, or a blob that no journal record names, because its answer was
 //! still on the way; [`Store::collect`] removes both.
 //!
-//! What members of a pipeline pass on lies in memory alone, up to [`TRANSIENT_BYTES_MAX`]; [`Store::get`] finds it too, so that
-//! it is served to others as any blob is.
+//! What members of a pipeline pass on lies in memory alone, up to [`TRANSIENT_BYTES_MAX`]; [`Store::get`] finds it too,
+//! [`Store::get_stored`], from which everybody is served, does not.
 
 mod error;
 mod files;
@@ -33,8 +33,8 @@ use self::error::database_error;
 pub use self::error::{Bytes as ByteCount, Damage, StoreError};
 use self::files::BlobFiles;
 pub use self::scribe::{Scribe, ScribeReport, StoreOrder};
-pub use self::transient::TRANSIENT_BYTES_MAX;
 use self::transient::Transient;
+pub use self::transient::{Passing, TRANSIENT_BYTES_MAX};
 use crate::directory::Paths;
 
 /// Blobs above this lie in files of their own.
@@ -245,12 +245,26 @@ impl Store {
         Ok(hashes)
     }
 
-    /// Keeps a blob in memory until it is removed or the process ends.
+    /// Keeps a blob in memory until it is removed as often as it was put, or the process ends.
     ///
     /// # Errors
     /// [`StoreError::Transient`] if those that are kept leave no room.
     pub fn put_transient(&self, bytes: Vec<u8>) -> Result<Hash, StoreError> {
-        self.transient.put(bytes)
+        let hash = Hash::of_blob(&bytes);
+        self.transient.put(hash, bytes).map(|()| hash)
+    }
+
+    /// As [`Self::put_transient`], for bytes that were checked to have this hash.
+    ///
+    /// # Errors
+    /// As [`Self::put_transient`].
+    pub fn put_checked(&self, hash: Hash, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.transient.put(hash, bytes)
+    }
+
+    /// A blob in memory.
+    pub fn passing(&self, hash: &Hash) -> Option<Arc<Passing>> {
+        self.transient.get(hash)
     }
 
     /// The bytes behind a hash, from memory or from the disk.
@@ -259,12 +273,16 @@ impl Store {
     /// [`StoreError::Blob`] if they are missing or damaged.
     pub fn get(&self, hash: &Hash) -> Result<Vec<u8>, StoreError> {
         match self.transient.get(hash) {
-            Some(bytes) => Ok(bytes.to_vec()),
+            Some(blob) => Ok(blob.bytes.clone()),
             None => self.get_stored(hash),
         }
     }
 
-    fn get_stored(&self, hash: &Hash) -> Result<Vec<u8>, StoreError> {
+    /// The bytes behind a hash, from the disk alone.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_stored(&self, hash: &Hash) -> Result<Vec<u8>, StoreError> {
         let damaged = |what| StoreError::Blob { hash: *hash, what };
         let bytes = {
             let transaction = self.env.read_txn().map_err(|e| self.fail(e, 0))?;
@@ -302,7 +320,7 @@ impl Store {
         let mut stored = Vec::new();
         for hash in hashes {
             // What was in memory is seldom on the disk as well, and a transaction waits for the disk.
-            if self.transient.remove(hash).is_none() || self.is_stored(hash)? {
+            if !self.transient.remove(hash) || self.is_stored(hash)? {
                 stored.push(*hash);
             }
         }

@@ -11,7 +11,7 @@ use crate::net::library::{ASK_BYTES, Verdict};
 use crate::net::outline::{Outline, PART_BYTES};
 use crate::network::{Founding, Source};
 
-fn blob(bytes: u64) -> Vec<u8> {
+pub(super) fn blob(bytes: u64) -> Vec<u8> {
     (0..bytes).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Real connections over loopback, among honest nodes and with peers that break the rules.
 
 mod blobs;
+mod passing;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -82,7 +83,17 @@ impl Node {
 
     /// A node that gives this file to those who join.
     fn with_file(runtime: &Pool, network: NetworkId, file: Vec<u8>, connect: &[&Multiaddr]) -> Self {
-        let keys = Keys::generate().unwrap();
+        Self::with_plan(runtime, network, file, connect, (Keys::generate().unwrap(), BTreeSet::new()))
+    }
+
+    /// A node with these keys, whose plan has these members.
+    fn with_plan(
+        runtime: &Pool,
+        network: NetworkId,
+        file: Vec<u8>,
+        connect: &[&Multiaddr],
+        (keys, members): (Keys, BTreeSet<NodeId>),
+    ) -> Self {
         let wishes = Wishes {
             listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
             connect: connect.iter().copied().cloned().collect(),
@@ -91,7 +102,14 @@ impl Node {
         let scratch = tempfile::tempdir().unwrap();
         let directory = DataDirectory::open(scratch.path()).unwrap();
         let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, 1 << 30).unwrap());
-        let facts = Facts { network, file, store: Arc::clone(&store) };
+        let facts = Facts {
+            network,
+            file,
+            store: Arc::clone(&store),
+            members,
+            passing_bytes_max: 2 << 20,
+            state_bytes_max: 1 << 30,
+        };
         let (net, link) = Net::start(runtime, &keys, facts, &wishes).unwrap();
         let mut node = Self { _scratch: scratch, store, keys, net, link, address: Multiaddr::empty() };
         let NetEvent::Listening { address } = node.event(|event| matches!(event, NetEvent::Listening { .. })) else {
@@ -122,7 +140,7 @@ impl Node {
     fn message(&self) -> Verified {
         self.hear(|heard| match heard {
             Heard::Message(message, _) => Some(message),
-            Heard::Event(_) => None,
+            Heard::Event(_) | Heard::Fetched { .. } => None,
         })
     }
 
