@@ -275,7 +275,8 @@ impl Solo {
             }
         }
         if self.limit_reached(cx.config, self.step) && !self.limit_told {
-            if !leaving && self.evaluations.steps_since(self.step) > 0 && cx.now >= self.evaluations.not_before {
+            let measures = !leaving && evaluates(cx.config) && self.evaluations.steps_since(self.step) > 0;
+            if measures && cx.now >= self.evaluations.not_before {
                 return self.evaluate(cx, sampler);
             }
             self.limit_told = true;
@@ -351,7 +352,7 @@ impl Solo {
 
     fn evaluation_due(&self, cx: &Cx<'_>, step: Step) -> bool {
         let operator = &cx.config.operator;
-        cx.config.stages() == cx.config.genesis.model.all_layers()
+        evaluates(cx.config)
             && self.evaluations.steps_since(step) >= operator.evaluate_every_steps
             && self.evaluations.affordable(cx.now, operator.evaluate_share)
     }
@@ -615,6 +616,11 @@ impl Solo {
         }
         self.running_since = None;
     }
+}
+
+/// Whether this node measures the held-out loss: who has all stages does.
+fn evaluates(config: &Config) -> bool {
+    config.stages() == config.genesis.model.all_layers()
 }
 
 pub(super) fn token_weight(config: &Config) -> F32 {

@@ -11,6 +11,8 @@ use neuroshard_core::proto::{
 #[derive(Default)]
 pub(crate) struct Executor {
     range: Option<LayerRange>,
+    /// The stages of the whole model.
+    all: Option<LayerRange>,
     step: Step,
     weights: Vec<Hash>,
     gradients: Vec<Hash>,
@@ -119,12 +121,14 @@ impl Executor {
         };
         Ok(match job {
             Job::Benchmark { .. } => Commitment::Benchmark { layer_us: 900 },
-            Job::Init { range, seed, .. } => {
+            Job::Init { model, range, seed } => {
+                self.all = Some(model.all_layers());
                 let weights = range.iter().map(|layer| mix("init", &[seed.as_bytes(), &layer.0.to_le_bytes()]));
                 self.take_up(*range, Step(0), weights.collect());
                 Commitment::Ready { step: Step(0), root: self.snapshot(&mut Blobs::new()).root }
             }
-            Job::Load { range, snapshot, .. } => {
+            Job::Load { model, range, snapshot } => {
+                self.all = Some(model.all_layers());
                 let weights: Vec<Hash> = snapshot.layers.iter().map(|layer| layer.weights).collect();
                 if let Some(hash) = weights.iter().find(|hash| !blobs.contains(hash)) {
                     return Err(Fault::BlobMissing { hash: *hash });
@@ -193,6 +197,9 @@ impl Executor {
             }
             Job::Evaluate { step, .. } => {
                 at(step)?;
+                if self.range != self.all {
+                    return Err(Fault::bad_job("a part of a model evaluates nothing"));
+                }
                 Commitment::Evaluation { step: *step, loss_micro: Some(1), tokens: 1 }
             }
             Job::Snapshot { step } => {

@@ -114,6 +114,19 @@ fn a_member_that_stops_is_waited_for_and_the_rest_goes_on_with_it() {
 }
 
 #[test]
+fn members_that_reach_the_operators_limit_save_what_they_have_and_stop() {
+    let mut world = World::with_limit(3, Step(4), CALM, 8);
+    world.run_to(Step(4));
+    world.run_ms(5_000);
+    for place in 0..3 {
+        let last: Vec<_> = world.events(place).collect();
+        let stopped = Event::Stopped { step: Step(4), saved: Some(Step(4)) };
+        assert!(last.contains(&&stopped), "member {place}: {last:?}");
+        assert!(!last.iter().any(|event| matches!(event, Event::JobFailed { .. })), "member {place}: {last:?}");
+    }
+}
+
+#[test]
 fn strangers_and_wrong_words_are_refused() {
     let mut world = World::new(3, CALM, 6);
     world.run_to(Step(2));

@@ -87,6 +87,17 @@ fn config(place: usize, plan: Option<Plan>) -> Config {
 
 impl World {
     pub(crate) fn new(members: u32, weather: Weather, seed: u64) -> Self {
+        Self::of(Self::configs(members), weather, seed)
+    }
+
+    /// As [`Self::new`], with operators who want so many steps.
+    pub(crate) fn with_limit(members: u32, limit: Step, weather: Weather, seed: u64) -> Self {
+        let mut configs = Self::configs(members);
+        configs.iter_mut().for_each(|config| config.operator.steps = Some(limit.0));
+        Self::of(configs, weather, seed)
+    }
+
+    fn configs(members: u32) -> Vec<Config> {
         let stages = Preset::Nano.specs().0.layers + 1;
         let cut = |place: u32| place * stages / members;
         let member = |place: u32| Member {
@@ -96,8 +107,7 @@ impl World {
         let members: Vec<Member> = (0..members).map(member).collect();
         let places = members.len();
         let plan = Plan { members: members.try_into().unwrap(), snapshot_steps: SNAPSHOT_STEPS };
-        let configs = (0..places).map(|place| config(place, Some(plan.clone()))).collect();
-        Self::of(configs, weather, seed)
+        (0..places).map(|place| config(place, Some(plan.clone()))).collect()
     }
 
     fn of(configs: Vec<Config>, weather: Weather, seed: u64) -> Self {
