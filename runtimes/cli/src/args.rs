@@ -88,6 +88,9 @@ pub(crate) struct RunFlags {
     /// How to contribute, where the node qualifies: auto, solo, async, idle, ... [default: auto]
     #[arg(long, value_name = "MODE")]
     pub(crate) mode: Option<ModeWish>,
+    /// Train together with others: a file that says who runs which stages, the same for all [default: the one given before]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
     /// Write a trace of every input to a new file, for `neuroshard replay`
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
@@ -438,6 +441,8 @@ pub(crate) enum KeysCommand {
     Restore { file: PathBuf },
     /// Print the code by which another node founds a network together with this one; makes keys if there are none
     Founder,
+    /// Print the names of this node and its owner; makes keys if there are none
+    Show,
 }
 
 impl Common {
@@ -465,6 +470,7 @@ impl RunFlags {
             disk: self.disk,
             threads: self.threads.map(usize::from),
             mode: self.mode,
+            plan: self.plan.clone(),
             record: self.record.clone(),
             record_inputs_only: self.record_inputs_only.then_some(true),
             api_port: self.api_port,

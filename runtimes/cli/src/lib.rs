@@ -19,6 +19,7 @@ mod display;
 mod engine;
 mod failure;
 mod log;
+mod plan;
 mod recording;
 mod run;
 mod say;
@@ -96,6 +97,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         }
         Some(Command::Keys(KeysCommand::Backup { file })) => commands::keys::backup(&settings, file),
         Some(Command::Keys(KeysCommand::Founder)) => commands::keys::founder(&settings),
+        Some(Command::Keys(KeysCommand::Show)) => commands::keys::show(&settings),
         Some(Command::Keys(KeysCommand::Restore { file })) => commands::keys::restore(&settings, file),
         Some(Command::Generate(flags)) => commands::generate::generate(&settings, flags),
         Some(Command::Export { dir, force }) => commands::exchange::export(&settings, dir, *force),

@@ -27,6 +27,7 @@ use crate::display::{self, Display, News, Opened, TICK};
 use crate::engine::{self, Chosen};
 use crate::failure::Failure;
 use crate::log::Log;
+use crate::plan;
 use crate::recording::recording;
 use crate::say::aside;
 use crate::settings::Settings;
@@ -56,6 +57,10 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Doo
         (None, Some(door)) => join(runtime, &home, door, &mut *display)?,
         (None, None) => found(&home, settings, &mut *display)?,
     };
+    if let Some(path) = &settings.plan {
+        let plan = plan::read(path, &network.genesis.model, home.keys.node_id())?;
+        home.take_plan(&network, plan)?;
+    }
     let data_bytes = 2 * network.manifest.tokens();
     let (core, start) = home.restore(&network, settings.operator(data_bytes))?;
     let follower = follower(&home, &network, &core, settings, &chosen);
@@ -152,7 +157,12 @@ fn neighbours(
     }
     if wishes.listen.is_empty() && wishes.connect.is_empty() && !home.paths().peers().exists() {
         let founders = network.genesis.founders.len();
-        if founders > 1 {
+        if home.plan()?.is_some_and(|plan| plan.members.len() > 1) {
+            aside!(
+                "neuroshard: this node trains with others by a plan, and it neither listens nor knows an address: it will wait. Say \
+                 --listen 0.0.0.0:4700, or --connect with the address of another member."
+            );
+        } else if founders > 1 {
             aside!(
                 "neuroshard: this network has {founders} founders, and this node neither listens nor knows an address: \
                  nothing can be decided. Say --listen 0.0.0.0:4700, or --connect with the address of another one."
@@ -160,8 +170,7 @@ fn neighbours(
         }
         return Ok((None, Link::nobody_else()));
     }
-    let (file, store) = (network.to_file(), Arc::clone(&home.store));
-    let facts = Facts { network: network.genesis.network(), file, store };
+    let facts = Facts::new(network, Arc::clone(&home.store), home.plan()?.as_ref());
     let (net, link) = Net::start(runtime, &home.keys, facts, &wishes).map_err(Failure::new)?;
     Ok((Some(net), link))
 }
@@ -220,6 +229,7 @@ fn follower(home: &Home, network: &Network, core: &Core, settings: &Settings, ch
     let data_dir = home.paths().root().display().to_string();
     let mut status = Status::new(network, home.keys.node_id().to_string(), data_dir);
     status.on_restored(core.saved_states().last());
+    status.on_plan(core.config());
     status.process = Some(std::process::id());
     status.steps_limit = settings.steps;
     status.adapter = Some(chosen.description.clone());
@@ -301,8 +311,7 @@ impl<R: Runtime> Watcher<R> {
             self.stopping = times;
             self.show(&News::Stopping { times });
         }
-        let now = self.handle.live.now().as_ms();
-        self.follower.status.at_ms = Some(now);
+        self.follower.on_time(self.handle.live.now());
         if !self.unseen && self.display.tick(&self.follower).is_err() {
             self.leave();
         }

@@ -4,6 +4,7 @@
 //! format          the version of this layout
 //! lock            held by the process that uses the directory; holds its id
 //! network         the network's genesis and data manifest
+//! plan            the plan of the quorum that the node trains in, if it has one
 //! peers           addresses of nodes that were met, a multiaddress a line
 //! keys/node       secret key of the node           (readable by its owner alone)
 //! keys/owner      secret key of the account        (readable by its owner alone)
@@ -192,6 +193,10 @@ impl Paths {
 
     pub fn network(&self) -> PathBuf {
         self.root.join("network")
+    }
+
+    pub fn plan(&self) -> PathBuf {
+        self.root.join("plan")
     }
 
     pub fn peers(&self) -> PathBuf {

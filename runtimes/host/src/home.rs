@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use neuroshard_core::{Config, Core, Operator, RestoreError};
-use neuroshard_proto::{Founder, Hash};
+use neuroshard_proto::{Founder, Hash, LayerRange, Plan, Shared};
 
 use crate::data::Skipped;
 use crate::directory::{DataDirectory, DirectoryError, Paths};
 use crate::keys::{KeyError, Keys, entropy};
 use crate::network::{Founding, Network, NetworkError};
+use crate::plan::{self, KeptError};
 use crate::status::{AgreedStatus, Status};
 use crate::store::{ByteCount, Collected, Opening, Store, StoreError};
 
@@ -30,6 +31,17 @@ pub enum HomeError {
     /// A data directory in which no network was founded yet.
     NoNetwork {
         path: PathBuf,
+    },
+    /// The kept plan cannot be read.
+    Plan {
+        path: PathBuf,
+        why: String,
+    },
+    /// A plan gives this node other stages than those whose weights it has.
+    OtherStages {
+        path: PathBuf,
+        present: LayerRange,
+        wanted: LayerRange,
     },
 }
 
@@ -60,6 +72,16 @@ impl fmt::Display for HomeError {
                     path.display()
                 )
             }
+            Self::Plan { path, why } => write!(
+                f,
+                "the plan kept in {} cannot be read: {why}. Say --plan with the file that all members were given.",
+                path.display()
+            ),
+            Self::OtherStages { path, present, wanted } => write!(
+                f,
+                "the plan gives this node the stages {wanted}, and {} holds trained weights of the stages {present}. Give it                  those, or begin anew with another --data-dir.",
+                path.display()
+            ),
             Self::NoNetwork { path } => {
                 write!(
                     f,
@@ -144,12 +166,45 @@ impl Home {
         Ok(Network::found(self.paths(), &self.store, founding, progress)?)
     }
 
+    /// The plan that is kept here.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn plan(&self) -> Result<Option<Plan>, HomeError> {
+        kept_plan(self.paths())
+    }
+
+    /// Keeps a plan, from which the node takes its stages from now on.
+    ///
+    /// # Errors
+    /// If it is no plan for the network's model, or the weights that are here are of other stages.
+    pub fn take_plan(&self, network: &Network, plan: Plan) -> Result<(), HomeError> {
+        // A damaged one is replaced.
+        let kept = kept_plan(self.paths()).ok().flatten();
+        if kept.as_ref() == Some(&plan) {
+            return Ok(());
+        }
+        let try_on = |plan: Option<Plan>| {
+            let operator = Operator::new(u64::MAX, u64::MAX);
+            restore(&self.store, self.paths(), network, &self.keys, (operator, plan)).map(|(core, ..)| core)
+        };
+        let before = try_on(kept)?;
+        let config = Config { plan: Some(plan.clone().into()), ..before.config().clone() };
+        let (present, wanted) = (before.config().stages(), config.stages());
+        if present != wanted && !before.saved_states().is_empty() {
+            return Err(HomeError::OtherStages { path: self.paths().root().to_owned(), present, wanted });
+        }
+        try_on(Some(plan.clone()))?;
+        plan::write(self.paths(), &plan).map_err(|error| HomeError::Network(NetworkError::File(error)))
+    }
+
     /// Restores the core from the journal, and removes blobs that neither it nor the network's data names.
     ///
     /// # Errors
     /// If the journal is damaged or belongs to another node or network.
     pub fn restore(&self, network: &Network, operator: Operator) -> Result<(Core, Start), HomeError> {
-        let (core, seed, journal) = restore(&self.store, self.paths(), network, &self.keys, operator)?;
+        let plan = kept_plan(self.paths())?;
+        let (core, seed, journal) = restore(&self.store, self.paths(), network, &self.keys, (operator, plan))?;
         let mut named = core.pinned();
         named.extend(network.manifest.shards.iter().map(|shard| shard.hash));
         let collected = self.store.collect(&named)?;
@@ -190,7 +245,8 @@ impl Visit {
         let keys = Keys::open(&paths.keys())?;
         let store = Store::open(&paths, Opening::ReadOnly, 0)?;
         let operator = Operator::new(u64::MAX, u64::MAX);
-        let (core, _, _) = restore(&store, &paths, &network, &keys, operator)?;
+        let plan = kept_plan(&paths)?;
+        let (core, _, _) = restore(&store, &paths, &network, &keys, (operator, plan))?;
         Ok(Self { paths, keys, network, store, core })
     }
 
@@ -200,9 +256,18 @@ impl Visit {
             Status::new(&self.network, self.keys.node_id().to_string(), self.paths.root().display().to_string());
         status.store_bytes = self.store.bytes_used();
         status.on_restored(self.core.saved_states().last());
+        status.on_plan(self.core.config());
         status.agreed = Some(AgreedStatus::new(self.core.ledger(), self.keys.owner_id()));
         status
     }
+}
+
+fn kept_plan(paths: &Paths) -> Result<Option<Plan>, HomeError> {
+    let fail = |why| HomeError::Plan { path: paths.plan(), why };
+    plan::read(paths).map_err(|error| match error {
+        KeptError::File(error) => fail(error.to_string()),
+        KeptError::Damaged { why } => fail(why),
+    })
 }
 
 fn restore(
@@ -210,7 +275,7 @@ fn restore(
     paths: &Paths,
     network: &Network,
     keys: &Keys,
-    operator: Operator,
+    (operator, plan): (Operator, Option<Plan>),
 ) -> Result<(Core, Hash, Vec<Vec<u8>>), HomeError> {
     // The core trims its journal, so it is short.
     let mut journal = Vec::new();
@@ -220,6 +285,7 @@ fn restore(
     })?;
     let Network { genesis, manifest, .. } = network.clone();
     let config = Config::new(genesis, manifest, keys.node_id(), operator);
+    let config = Config { plan: plan.map(Shared::from), ..config };
     let seed = entropy()?;
     let core = Core::restore(config, seed, &journal);
     let core = core.map_err(|error| HomeError::Restore { path: paths.root().to_owned(), error })?;

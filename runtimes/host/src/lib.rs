@@ -18,6 +18,7 @@ pub mod net;
 pub mod network;
 pub mod node;
 pub mod peers;
+mod plan;
 pub mod runtime;
 pub mod status;
 pub mod store;

@@ -157,7 +157,7 @@ impl Live {
     pub fn snapshot(&self) -> Follower {
         let mut follower = self.follower().clone();
         follower.status.uptime_ms = Some(u64::try_from(self.clock.uptime().as_millis()).unwrap_or(u64::MAX));
-        follower.status.at_ms = Some(self.clock.now().as_ms());
+        follower.on_time(self.clock.now());
         follower.status.store_bytes = self.store.bytes_used();
         follower.status.agreed = Some(self.agreed.status());
         follower.status.net = self.board.as_ref().map(Board::status);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use neuroshard_core::ledger::Ledger;
-use neuroshard_core::{Event, ModeReason, Progress, SavedState};
+use neuroshard_core::{Config, Event, ModeReason, PeerFault, Progress, SavedState};
 use neuroshard_proto::{Manifest, OwnerId, Time, WIRE_VERSION};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub struct Status {
     pub layer_us: Option<u64>,
     pub mode: Option<String>,
     pub mode_reason: Option<String>,
+    /// Whom the node trains with; `None` if it has no plan.
+    #[serde(default)]
+    pub quorum: Option<QuorumStatus>,
     /// What computes, and why it was chosen.
     pub adapter: Option<String>,
     pub adapter_reason: Option<String>,
@@ -75,6 +78,22 @@ pub struct Status {
     pub at_ms: Option<u64>,
     /// The last thing that went wrong, in words.
     pub trouble: Option<String>,
+}
+
+/// The node's part in a quorum (PROTOCOL §4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumStatus {
+    /// Name of the plan: equal names, equal plans.
+    pub quorum: String,
+    pub members: u64,
+    /// The stages of this node, and of the whole model.
+    pub stages: String,
+    pub all_stages: String,
+    /// The beginning that is in force, and the step from which all went on then; `None` before the members have met.
+    pub term: Option<u64>,
+    pub began_at_step: Option<u64>,
+    /// How long ago the quorum began or took a step, whichever was later.
+    pub lag_ms: Option<u64>,
 }
 
 /// A loss in the two units people use.
@@ -176,6 +195,7 @@ impl Status {
             layer_us: None,
             mode: None,
             mode_reason: None,
+            quorum: None,
             adapter: None,
             adapter_reason: None,
             saved: None,
@@ -199,6 +219,19 @@ impl Status {
             Some(Saved { step: snapshot.step.0, root: snapshot.root.to_string(), bytes: snapshot.bytes, at_ms: None });
     }
 
+    /// Notes whom the node trains with.
+    pub fn on_plan(&mut self, config: &Config) {
+        self.quorum = config.plan.as_ref().map(|plan| QuorumStatus {
+            quorum: plan.id(config.genesis.network()).to_string(),
+            members: plan.members.len() as u64,
+            stages: config.stages().to_string(),
+            all_stages: config.genesis.model.all_layers().to_string(),
+            term: None,
+            began_at_step: None,
+            lag_ms: None,
+        });
+    }
+
     /// Notes how far training has come.
     pub fn on_progress(&mut self, progress: &Progress) {
         self.tokens = progress.tokens;
@@ -213,13 +246,23 @@ pub struct Follower {
     pub status: Status,
     scale: LossScale,
     speed: VecDeque<(Time, u64)>,
+    /// When the quorum began or took a step last.
+    moved: Option<Time>,
     /// The latest losses in nats, the newest last: one a step.
     pub losses: VecDeque<f64>,
 }
 
 impl Follower {
     pub fn new(status: Status, scale: LossScale) -> Self {
-        Self { status, scale, speed: VecDeque::new(), losses: VecDeque::new() }
+        Self { status, scale, speed: VecDeque::new(), moved: None, losses: VecDeque::new() }
+    }
+
+    /// What follows from the time alone.
+    pub fn on_time(&mut self, now: Time) {
+        self.status.at_ms = Some(now.as_ms());
+        if let (Some(quorum), Some(moved)) = (&mut self.status.quorum, self.moved) {
+            quorum.lag_ms = Some(now.ms_since(moved));
+        }
     }
 
     /// The loss in an event, if it has one.
@@ -253,7 +296,14 @@ impl Follower {
                 status.started_from = Some(StateRoot { step: step.0, root: root.to_string() });
                 self.speed.clear();
             }
+            Event::QuorumBegan { term, step, .. } => {
+                self.moved = Some(now);
+                if let Some(quorum) = &mut status.quorum {
+                    (quorum.term, quorum.began_at_step) = (Some(*term), Some(step.0));
+                }
+            }
             Event::Stepped { step, tokens, .. } => {
+                self.moved = Some(now);
                 status.step = step.0;
                 status.loss = loss;
                 self.on_tokens(now, *tokens);
@@ -288,6 +338,17 @@ impl Follower {
         if ms > 0 {
             self.status.tokens_per_s = Some(counted as f64 * 1000.0 / ms as f64);
         }
+    }
+}
+
+/// What a peer did wrong, in words.
+pub fn peer_fault_text(fault: &PeerFault) -> String {
+    match fault {
+        PeerFault::OtherQuorum { node } => format!(
+            "node {node:.16} trains by another plan than this node, or has none of its stages. All members must be started \
+             with the same plan file, to the letter in its numbers; `neuroshard status` shows the plan's name"
+        ),
+        other => format!("{other:?}"),
     }
 }
 

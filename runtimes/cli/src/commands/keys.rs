@@ -1,4 +1,4 @@
-//! `neuroshard keys`: a backup of the secret keys, the way back, and the code of a founder.
+//! `neuroshard keys`: a backup of the secret keys, the way back, what others call this node, and the code of a founder.
 
 use std::path::Path;
 
@@ -20,15 +20,32 @@ pub(crate) fn backup(settings: &Settings, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the code by which another node names this one a founder.
-pub(crate) fn founder(settings: &Settings) -> Result<(), Failure> {
+/// The keys of the data directory, made if there are none.
+fn keys(settings: &Settings) -> Result<Keys, Failure> {
     let root = settings.data_dir()?;
     // Keys that are there can be read beside a running node; new ones need the directory for a moment.
     let existing = Paths::of_existing(&root).ok().and_then(|paths| Keys::open(&paths.keys()).ok());
-    let keys = match existing {
-        Some(keys) => keys,
-        None => Keys::open_or_create(&DataDirectory::open(&root)?.paths().keys()).map_err(Failure::new)?,
-    };
+    match existing {
+        Some(keys) => Ok(keys),
+        None => Keys::open_or_create(&DataDirectory::open(&root)?.paths().keys()).map_err(Failure::new),
+    }
+}
+
+/// Prints what others call this node and its owner.
+pub(crate) fn show(settings: &Settings) -> Result<(), Failure> {
+    let keys = keys(settings)?;
+    if settings.json.unwrap_or(false) {
+        out!("{}", serde_json::json!({ "node": keys.node_id(), "owner": keys.owner_id() }));
+    } else {
+        out!("node      {}", keys.node_id());
+        out!("owner     {}", keys.owner_id());
+    }
+    Ok(())
+}
+
+/// Prints the code by which another node names this one a founder.
+pub(crate) fn founder(settings: &Settings) -> Result<(), Failure> {
+    let keys = keys(settings)?;
     let code = founder_code(&Founder { owner: keys.owner_id(), node: keys.node_id(), power: 1 });
     if settings.json.unwrap_or(false) {
         out!("{}", serde_json::json!({ "founder": code, "node": keys.node_id(), "owner": keys.owner_id() }));

@@ -6,7 +6,7 @@ use neuroshard_host::api::running_status;
 use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Visit;
 use neuroshard_host::net::NetStatus;
-use neuroshard_host::status::{Loss, Status};
+use neuroshard_host::status::{Loss, QuorumStatus, Status};
 use neuroshard_host::store::ByteCount;
 use neuroshard_proto::Amount;
 
@@ -27,6 +27,20 @@ pub(crate) fn status(settings: &Settings) -> Result<(), Failure> {
         io::stdout().write_all(words(&status).as_bytes())
     };
     written.map_err(|error| Failure::new(format!("standard output cannot be written: {error}")))
+}
+
+/// How the node stands in its quorum.
+fn quorum_words(quorum: &QuorumStatus, running: bool) -> String {
+    let QuorumStatus { quorum: name, members, stages, all_stages, term, began_at_step, lag_ms } = quorum;
+    let state = match (term, began_at_step) {
+        (Some(term), Some(step)) => {
+            let lag = lag_ms.map_or(String::new(), |ms| format!(", last step {} ago", duration(ms)));
+            format!("; term {term} from step {step}{lag}")
+        }
+        _ if running => "; not all members are there yet".to_owned(),
+        _ => String::new(),
+    };
+    format!("{name:.16}, stages {stages} of {all_stages}, {members} members{state}")
 }
 
 /// How the node stands to others.
@@ -69,6 +83,7 @@ fn words(status: &Status) -> String {
         lines.push(("tier", format!("{tier}, {:.2} ms a layer", layer_us as f64 / 1000.0)));
     }
     lines.extend(status.mode.as_ref().map(|mode| ("mode", format!("{mode}{}", reason(&status.mode_reason)))));
+    lines.extend(status.quorum.as_ref().map(|quorum| ("quorum", quorum_words(quorum, status.running))));
     let saved = status.saved.as_ref().map_or("nothing yet".to_owned(), |saved| {
         format!("step {}, {}, root {:.16}", saved.step, ByteCount(saved.bytes), saved.root)
     });

@@ -6,7 +6,7 @@ use neuroshard_core::{Event, Recovery};
 use neuroshard_host::metrics::job_name;
 use neuroshard_host::net::NetEvent;
 use neuroshard_host::node::{Cause, Report};
-use neuroshard_host::status::{Follower, reason_text};
+use neuroshard_host::status::{Follower, peer_fault_text, reason_text};
 use serde::Serialize;
 
 use super::{Display, News};
@@ -55,6 +55,13 @@ enum Line<'a> {
     Ready {
         step: u64,
         root: String,
+    },
+    /// The members of the quorum go on together from this step.
+    Quorum {
+        quorum: String,
+        term: u64,
+        step: u64,
+        at_ms: u64,
     },
     Step {
         step: u64,
@@ -291,7 +298,10 @@ fn report_line<'a>(report: &'a Report, follower: Option<&'a Follower>) -> Option
         },
         Event::PeerUp { node } => Line::Peer { node: node.to_string(), up: true },
         Event::PeerDown { node } => Line::Peer { node: node.to_string(), up: false },
-        Event::Rejected { reject } => Line::Rejected { why: format!("{reject:?}") },
+        Event::Rejected { reject } => Line::Rejected { why: peer_fault_text(reject) },
+        Event::QuorumBegan { quorum, term, step } => {
+            Line::Quorum { quorum: quorum.to_string(), term: *term, step: step.0, at_ms: at }
+        }
         Event::StepLimit { step } => Line::Limit { step: step.0 },
         // The end of the loop follows and says more.
         Event::Stopped { .. } => return None,

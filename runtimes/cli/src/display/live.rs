@@ -34,6 +34,8 @@ pub(crate) struct Live<B: Backend> {
     terminal: Terminal<B>,
     panel: Panel,
     begun: bool,
+    /// Whether a member with another plan was told of; it speaks several times a second.
+    other_plan: bool,
     /// What is typed does not show while the panel lives.
     _quiet: Option<Quiet>,
 }
@@ -57,7 +59,7 @@ impl<B: Backend<Error: Send + Sync + 'static>> Live<B> {
         }
         let options = TerminalOptions { viewport: Viewport::Inline(HEIGHT) };
         let terminal = Terminal::with_options(backend, options).map_err(io::Error::other)?;
-        Ok(Self { terminal, panel: Panel::default(), begun: false, _quiet: None })
+        Ok(Self { terminal, panel: Panel::default(), begun: false, other_plan: false, _quiet: None })
     }
 
     /// Puts a line above the panel.
@@ -138,8 +140,11 @@ impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
                         | Event::Diverged { .. }
                         | Event::PeerUp { .. }
                         | Event::PeerDown { .. }
+                        | Event::QuorumBegan { .. }
                         | Event::StepLimit { .. }
                 );
+                let rejected = matches!(event, Event::Rejected { .. });
+                let once = once || (rejected && !std::mem::replace(&mut self.other_plan, true));
                 if let Some((name, text)) = event_words(event, follower).filter(|_| once) {
                     self.above(name, &text)?;
                 }
@@ -206,6 +211,9 @@ impl Panel {
             head.push(Span::raw(format!("─ {preset}, {parameters} parameters, on {data} ")));
             let mode = status.mode.as_deref().unwrap_or("measuring its speed");
             right.push(Span::raw(format!(" {mode} ")).fg(Color::Green));
+            if let Some(quorum) = &status.quorum {
+                right.push(Span::raw(format!("─ stages {} of {} ", quorum.stages, quorum.all_stages)));
+            }
             if let Some(tier) = &status.tier {
                 right.push(Span::raw(format!("─ {tier} ")));
             }

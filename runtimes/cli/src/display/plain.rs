@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use neuroshard_core::{Event, Recovery};
+use neuroshard_core::{Event, PeerFault, Recovery};
 use neuroshard_host::metrics::job_name;
 use neuroshard_host::net::NetEvent;
 use neuroshard_host::node::{Ended, Report};
-use neuroshard_host::status::{Follower, reason_text};
+use neuroshard_host::status::{Follower, peer_fault_text, reason_text};
 use neuroshard_host::store::ByteCount;
 
 use super::words::{count, grouped};
@@ -22,8 +22,8 @@ const PACKING_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Plain<W> {
     out: W,
-    /// When a step, a held-out loss and a save were last told.
-    last: [Option<Instant>; 3],
+    /// When a step, a held-out loss, a save and another plan were last told.
+    last: [Option<Instant>; 4],
     last_packing: Instant,
     /// The end is near, and every line of it is told.
     ending: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Plain<W> {
 
 impl<W: Write> Plain<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { out, last: [None; 3], last_packing: Instant::now(), ending: false }
+        Self { out, last: [None; 4], last_packing: Instant::now(), ending: false }
     }
 
     fn line(&mut self, name: &str, text: &str) -> io::Result<()> {
@@ -48,6 +48,7 @@ impl<W: Write> Plain<W> {
             Event::Stepped { .. } => Some(0),
             Event::HeldOut { .. } => Some(1),
             Event::Saved { .. } => Some(2),
+            Event::Rejected { .. } => Some(3),
             _ => None,
         };
         self.ending |= matches!(event, Event::StepLimit { .. });
@@ -218,6 +219,10 @@ pub(super) fn event_words(event: &Event, follower: Option<&Follower>) -> Option<
         Event::Diverged { step, .. } => {
             ("FAULT", format!("at step {step} batch after batch left the range of numbers: the model has lost its way"))
         }
+        Event::QuorumBegan { term, step, .. } => {
+            ("quorum", format!("all members are there and go on from step {} (term {term})", grouped(step.0)))
+        }
+        Event::Rejected { reject: reject @ PeerFault::OtherQuorum { .. } } => ("OTHER PLAN", peer_fault_text(reject)),
         Event::PeerUp { node } => ("peer", format!("{node:.16} is here")),
         Event::PeerDown { node } => ("peer", format!("{node:.16} is gone")),
         Event::StepLimit { step } => ("limit", format!("step {} is where you wanted to stop", grouped(step.0))),

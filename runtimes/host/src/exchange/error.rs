@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use neuroshard_proto::TensorKind;
+use neuroshard_proto::{LayerRange, TensorKind};
 
 use crate::files::FileError;
 use crate::home::HomeError;
@@ -18,6 +18,12 @@ pub enum ExchangeError {
     /// The network has not saved a state yet.
     NoWeights {
         path: PathBuf,
+    },
+    /// The node runs only some stages of the model.
+    Part {
+        path: PathBuf,
+        stages: LayerRange,
+        all: LayerRange,
     },
     /// The network's tokenizer is one that cannot be written yet.
     OtherVocabulary {
@@ -86,6 +92,12 @@ impl fmt::Display for ExchangeError {
                 f,
                 "the network in {} has no saved weights yet. A node saves for the first time after 30 seconds or 100 \
                  steps, and when it is stopped with Ctrl-C.",
+                path.display()
+            ),
+            Self::Part { path, stages, all } => write!(
+                f,
+                "the node in {} trains the stages {stages} of {all} by a plan, and has no weights of the others. They lie \
+                 with the other members; putting a model together from several is not there yet.",
                 path.display()
             ),
             Self::OtherVocabulary { path } => write!(

@@ -25,9 +25,13 @@ impl SavedModel {
     /// Looks for the newest state that is durable.
     ///
     /// # Errors
-    /// [`ExchangeError::NoWeights`] before the first one, and whatever is damaged.
+    /// [`ExchangeError::NoWeights`] before the first one, [`ExchangeError::Part`] of a member of a plan, and whatever is damaged.
     pub fn open(root: &Path) -> Result<Self, ExchangeError> {
         let Visit { network, store, core, .. } = Visit::open(root)?;
+        let (stages, all) = (core.config().stages(), network.genesis.model.all_layers());
+        if stages != all {
+            return Err(ExchangeError::Part { path: root.to_owned(), stages, all });
+        }
         let Some(newest) = core.saved_states().last() else {
             return Err(ExchangeError::NoWeights { path: root.to_owned() });
         };
