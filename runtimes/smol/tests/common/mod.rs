@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// A wait that takes longer has failed; far above what a loaded machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// A process that is read from for longer has failed, however much it tells.
+const LIFE_MAX: Duration = Duration::from_secs(300);
 
 /// A model that takes a millisecond a step.
 pub(crate) const TOY: &str = "
@@ -114,6 +116,7 @@ impl Finished {
 /// A process that runs. It is killed when this is dropped.
 pub(crate) struct Running {
     child: Child,
+    begun: Instant,
     lines: Receiver<String>,
     /// What it told so far.
     pub(crate) told: Vec<Value>,
@@ -136,7 +139,7 @@ impl Running {
                 }
             }
         });
-        Self { child, lines, told: Vec::new() }
+        Self { child, begun: Instant::now(), lines, told: Vec::new() }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -145,6 +148,7 @@ impl Running {
 
     /// The next line; `None` when standard output is closed.
     pub(crate) fn next(&mut self) -> Option<Value> {
+        assert!(self.begun.elapsed() < LIFE_MAX, "it goes on and on; its last words: {:?}", self.told.last());
         let line = match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => line,
             Err(mpsc::RecvTimeoutError::Disconnected) => return None,
