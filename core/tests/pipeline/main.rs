@@ -5,11 +5,32 @@ mod executor;
 mod world;
 
 use neuroshard_core::Event;
-use neuroshard_core::proto::{Hash, Step};
+use neuroshard_core::proto::{Founder, Genesis, Hash, List, Manifest, Params, Preset, Shard, Step};
 
 use world::{Weather, World};
 
 const CALM: Weather = Weather { lost_percent: 0, doubled_percent: 0, latest_ms: 20 };
+
+/// A network with data that nobody reads.
+fn network(founder: Founder) -> (Genesis, Manifest) {
+    let (model, mut training) = Preset::Nano.specs();
+    training.batch = 8;
+    let shard = |name: &[u8], held_out| Shard { hash: Hash::of_blob(name), tokens: 65_536, held_out };
+    let shards = vec![shard(b"a", false), shard(b"b", true)].try_into().unwrap();
+    let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 190_000, shards };
+    let genesis = Genesis {
+        created_unix_ms: 1_800_000_000_000,
+        seed: Hash::of_blob(b"genesis"),
+        model,
+        training,
+        params: Params::DEFAULT,
+        manifest: manifest.root(),
+        founders: vec![founder].try_into().unwrap(),
+        allocations: List::default(),
+        first: None,
+    };
+    (genesis, manifest)
+}
 
 /// The model after so many steps, trained by so many members under some weather.
 fn trained(members: u32, steps: u64, weather: Weather, seed: u64) -> (Vec<Hash>, World) {

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
-    BatchId, Envelope, Founder, Genesis, Hash, Job, JournalSeq, LayerRange, List, Manifest, Member, Message, NodeId,
-    Params, Plan, Preset, QuorumMessage, RequestId, Shard, Shared, Signature, Step, Time, Verified, Word, codec,
+    BatchId, Envelope, Founder, Hash, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan, QuorumMessage,
+    RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, FetchFault, Input, Operator, Outbox, Output};
 
 use crate::executor::{Blobs, Executor};
+use crate::network;
 
 /// Every member persists after so many steps.
 const SNAPSHOT_STEPS: u32 = 3;
@@ -65,22 +66,7 @@ fn name(place: usize) -> NodeId {
 }
 
 fn config(place: usize, plan: Option<Plan>) -> Config {
-    let (model, mut training) = Preset::Nano.specs();
-    training.batch = 8;
-    let shard = |name: &[u8], held_out| Shard { hash: Hash::of_blob(name), tokens: 65_536, held_out };
-    let shards = vec![shard(b"a", false), shard(b"b", true)].try_into().unwrap();
-    let manifest = Manifest { tokenizer: Hash::default(), text_bytes: 190_000, shards };
-    let genesis = Genesis {
-        created_unix_ms: 1_800_000_000_000,
-        seed: Hash::of_blob(b"genesis"),
-        model,
-        training,
-        params: Params::DEFAULT,
-        manifest: manifest.root(),
-        founders: vec![Founder::alone(name(0))].try_into().unwrap(),
-        allocations: List::default(),
-        first: None,
-    };
+    let (genesis, manifest) = network(Founder::alone(name(0)));
     let operator = Operator::new(1 << 30, 1 << 30);
     Config { plan: plan.map(Shared::from), ..Config::new(genesis, manifest, name(place), operator) }
 }
@@ -98,7 +84,7 @@ impl World {
     }
 
     fn configs(members: u32) -> Vec<Config> {
-        let stages = Preset::Nano.specs().0.layers + 1;
+        let stages = config(0, None).genesis.model.layers + 1;
         let cut = |place: u32| place * stages / members;
         let member = |place: u32| Member {
             node: name(place as usize),
