@@ -194,11 +194,14 @@ impl Core {
             }
             Input::Tick => {}
             Input::Message(message) => self.on_message(message, &mut local, out),
-            Input::Computed { id, result } => {
-                if let Some(job) = self.requests.take(id) {
-                    local.push_back(Local::Answer { id, job, result });
+            Input::Computed { id, result } => match (self.requests.take(id), result) {
+                (Some(job), result) => local.push_back(Local::Answer { id, job, result }),
+                // Nobody waits for it any more, nor for what it made for a neighbour.
+                (None, Ok(answer)) => {
+                    answer.passing().into_iter().for_each(|hash| out.push(Output::Drop { hash }));
                 }
-            }
+                (None, Err(_)) => {}
+            },
             Input::Command(Command::Submit(signed)) => local.push_back(Local::Submit(signed)),
             Input::Command(command) => local.push_back(Local::Command(command)),
             Input::Signed { id, signature } => local.push_back(Local::Signed { id, signature }),

@@ -245,6 +245,26 @@ pub enum Commitment {
 
 impl Canonical for Commitment {}
 
+impl Commitment {
+    /// The blob that was made for another member of the pipeline, if one was.
+    pub const fn passing(&self) -> Option<Hash> {
+        match self {
+            Self::Forward(Passed::Done { output }) => Some(*output),
+            Self::Turn(Turned::Done { gradient, .. }) | Self::Backward(Returned::Done { gradient }) => *gradient,
+            Self::Forward(Passed::Void(_))
+            | Self::Turn(Turned::Void(_))
+            | Self::Backward(Returned::Void(_))
+            | Self::Ready { .. }
+            | Self::Benchmark { .. }
+            | Self::Batch(_)
+            | Self::Step { .. }
+            | Self::Evaluation { .. }
+            | Self::Snapshot(_)
+            | Self::Norms { .. } => None,
+        }
+    }
+}
+
 /// A device's or a disk's failure to do a job. The model state is as it was before the job unless the fault says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Fault {

@@ -255,6 +255,14 @@ impl Flow {
         here.chain(self.made.values().copied())
     }
 
+    /// Fetches that are under way.
+    pub(crate) fn asked_for(&self) -> impl Iterator<Item = (RequestId, Hash)> {
+        self.pieces.values().filter_map(|piece| match piece.state {
+            Had::Asked(id) => Some((id, piece.blob)),
+            Had::There | Had::Here => None,
+        })
+    }
+
     pub(crate) fn add_loss(&mut self, loss_micro: i64, tokens: u64) {
         self.loss_micro = self.loss_micro.saturating_add(loss_micro);
         self.tokens = self.tokens.saturating_add(tokens);

@@ -29,6 +29,8 @@ const AGAIN_MAX: usize = 6;
 const FETCHES_MAX: usize = 4;
 /// Blobs dropped in a step.
 const DROPS_A_STEP: usize = 8;
+/// Fetches of batches that are over, of which hosts may answer late.
+const STRAYS_MAX: usize = 256;
 /// Batches that are kept: the one before, this one, and what others already say of the next.
 const BATCHES_KEPT: u64 = 1;
 
@@ -69,6 +71,9 @@ pub(crate) struct Quorum {
     sequences: u32,
     /// Blobs that nobody needs any more, to be dropped a few a step.
     litter: VecDeque<Hash>,
+    /// Fetches under way for batches that are over: what comes of them is let go of.
+    #[serde(serialize_with = "crate::cx::as_pairs")]
+    strays: BTreeMap<RequestId, Hash>,
 }
 
 impl Quorum {
@@ -86,6 +91,7 @@ impl Quorum {
             moved: false,
             sequences: config.genesis.training.batch,
             litter: VecDeque::new(),
+            strays: BTreeMap::new(),
             plan,
         })
     }
@@ -124,7 +130,16 @@ impl Quorum {
     fn halt(&mut self, cx: &mut Cx<'_>) {
         for flow in core::mem::take(&mut self.flows) {
             flow.jobs().for_each(|id| cx.cancel(id));
-            self.litter.extend(flow.blobs());
+            self.forget(&flow);
+        }
+    }
+
+    /// Lets go of what is held for a batch, and of what is still to come.
+    fn forget(&mut self, flow: &Flow) {
+        self.litter.extend(flow.blobs());
+        self.strays.extend(flow.asked_for());
+        while self.strays.len() > STRAYS_MAX {
+            self.strays.pop_first();
         }
     }
 
@@ -291,7 +306,7 @@ impl Quorum {
         }
         while self.flows.front().is_some_and(|flow| flow.batch.0.saturating_add(BATCHES_KEPT) < batch.0) {
             let Some(flow) = self.flows.pop_front() else { break };
-            self.litter.extend(flow.blobs());
+            self.forget(&flow);
         }
         self.moved = true;
     }
@@ -332,6 +347,8 @@ impl Quorum {
         let arrived = result.is_ok();
         if self.flows.iter_mut().any(|flow| flow.fetched(id, arrived)) {
             self.moved |= arrived;
+        } else if let Some(hash) = self.strays.remove(&id) {
+            self.litter.extend(arrived.then_some(hash));
         } else {
             cx.requests.unknown = cx.requests.unknown.saturating_add(1);
         }

@@ -104,6 +104,18 @@ fn members_that_fall_at_any_moment_are_waited_for() {
 }
 
 #[test]
+fn what_was_under_way_when_a_term_ended_is_let_go_of() {
+    let mut world = World::new(3, CALM, 11);
+    for round in 0..40 {
+        world.run_ms(900 + 37 * round);
+        world.crash(2);
+    }
+    let step = world.step(0);
+    world.run_to(Step(step.0 + 3));
+    world.check_blobs();
+}
+
+#[test]
 fn a_batch_that_is_void_at_one_member_is_void_at_all() {
     let mut world = World::new(3, CALM, 9);
     world.void(1, 2);

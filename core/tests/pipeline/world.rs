@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
-    BatchId, Envelope, Founder, Hash, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan, QuorumMessage,
+    BatchId, Commitment, Envelope, Founder, Hash, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan, QuorumMessage,
     RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, FetchFault, Input, Operator, Outbox, Output};
@@ -40,6 +40,8 @@ struct Node {
     journal: BTreeMap<JournalSeq, Vec<u8>>,
     durable: Option<JournalSeq>,
     blobs: Blobs,
+    /// How often each of those that pass is held.
+    passing: BTreeMap<Hash, u32>,
     persisted: Blobs,
     events: Vec<Event>,
     /// The state after each step, by stage.
@@ -55,6 +57,26 @@ pub(crate) struct World {
     dice: u64,
     weather: Weather,
     outbox: Outbox,
+}
+
+impl Node {
+    fn hold(&mut self, hash: Hash) {
+        *self.passing.entry(hash).or_default() += 1;
+        self.blobs.insert(hash);
+    }
+
+    fn let_go(&mut self, hash: Hash) {
+        let Some(held) = self.passing.get_mut(&hash) else {
+            assert!(self.blobs.remove(&hash), "only what is there is dropped");
+            self.persisted.remove(&hash);
+            return;
+        };
+        *held -= 1;
+        if *held == 0 {
+            self.passing.remove(&hash);
+            self.blobs.remove(&hash);
+        }
+    }
 }
 
 fn key(place: usize) -> SigningKey {
@@ -106,6 +128,7 @@ impl World {
             journal: BTreeMap::new(),
             durable: None,
             blobs: Blobs::new(),
+            passing: BTreeMap::new(),
             persisted: Blobs::new(),
             events: Vec::new(),
             states: BTreeMap::new(),
@@ -154,6 +177,7 @@ impl World {
         assert!(core.pinned().is_subset(&node.persisted), "every blob that a fact names survived");
         (node.core, node.executor, node.busy) = (Some(core), Executor::default(), false);
         node.blobs = node.persisted.clone();
+        node.passing.clear();
         self.input(place, Input::Tick);
     }
 
@@ -204,7 +228,7 @@ impl World {
     /// Streams and gradients do not pile up.
     pub(crate) fn check_blobs(&self) {
         for (place, node) in self.nodes.iter().enumerate() {
-            let passing = node.blobs.difference(&node.persisted).count();
+            let passing: u32 = node.passing.values().sum();
             assert!(passing <= 4 * 8, "node {place} holds {passing} streams and gradients");
         }
     }
@@ -262,7 +286,7 @@ impl World {
                 let has = self.nodes[from].core.is_some() && self.nodes[from].blobs.contains(&hash);
                 if lives(&self.nodes[place], life) {
                     if has {
-                        self.nodes[place].blobs.insert(hash);
+                        self.nodes[place].hold(hash);
                     }
                     let result = if has { Ok(()) } else { Err(FetchFault::Missing) };
                     self.input(place, Input::Fetched { id, result });
@@ -288,6 +312,7 @@ impl World {
         if let Some((id, job)) = node.jobs.pop_front() {
             let before = node.blobs.clone();
             let result = node.executor.run(&job, &mut node.blobs);
+            result.iter().filter_map(Commitment::passing).for_each(|hash| node.hold(hash));
             match &job {
                 Job::Snapshot { .. } => node.persisted.extend(node.blobs.difference(&before).copied()),
                 Job::Step { step, .. } if result.is_ok() => {
@@ -338,11 +363,12 @@ impl World {
             }
             Output::Trim { before } => node.journal.retain(|seq, _| *seq >= before),
             Output::Compute { id, job, .. } => node.jobs.push_back((id, job)),
-            Output::Cancel { id } => node.jobs.retain(|(job, _)| *job != id),
-            Output::Drop { hash } => {
-                assert!(node.blobs.remove(&hash), "only what is there is dropped");
-                node.persisted.remove(&hash);
+            Output::Cancel { id } => {
+                // What is under way is done to its end.
+                let under_way = node.jobs.front().filter(|_| node.busy).map(|(job, _)| *job);
+                node.jobs.retain(|(job, _)| *job != id || under_way == Some(id));
             }
+            Output::Drop { hash } => node.let_go(hash),
             Output::Sign { id, digest } => {
                 let signature = Signature(key(place).sign(digest.as_bytes()).to_bytes());
                 return Some(Input::Signed { id, signature });
