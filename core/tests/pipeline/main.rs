@@ -105,14 +105,16 @@ fn members_that_fall_at_any_moment_are_waited_for() {
 
 #[test]
 fn what_was_under_way_when_a_term_ended_is_let_go_of() {
-    let mut world = World::new(3, CALM, 11);
-    for round in 0..40 {
-        world.run_ms(900 + 37 * round);
-        world.crash(2);
+    // Where messages are quick it is jobs that are under way, and where they are slow fetches.
+    for latest_ms in [20, 80] {
+        let mut world = World::new(3, Weather { latest_ms, ..CALM }, 11);
+        for round in 0..250 {
+            world.run_ms(400 + latest_ms + 29 * (round % 20));
+            world.blink(2);
+        }
+        world.run_to(Step(world.step(0).0 + 3));
+        world.check_blobs();
     }
-    let step = world.step(0);
-    world.run_to(Step(step.0 + 3));
-    world.check_blobs();
 }
 
 #[test]

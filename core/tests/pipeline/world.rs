@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
-    BatchId, Commitment, Envelope, Founder, Hash, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan, QuorumMessage,
-    RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
+    BatchId, Commitment, Envelope, Founder, Hash, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan,
+    QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, FetchFault, Input, Operator, Outbox, Output};
 
@@ -185,6 +185,12 @@ impl World {
     pub(crate) fn crash(&mut self, place: usize) {
         self.kill(place);
         self.put(500, place, Next::Start);
+    }
+
+    /// The process ends and is there again before the others have come to a stop.
+    pub(crate) fn blink(&mut self, place: usize) {
+        self.kill(place);
+        self.put(1, place, Next::Start);
     }
 
     fn kill(&mut self, place: usize) {

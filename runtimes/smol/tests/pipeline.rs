@@ -173,7 +173,8 @@ fn plans_that_differ_and_nodes_without_a_part_are_told_what_is_wrong() {
     run("a").failed(2, &["ends before stage 4, the model before 5", "stage 4 is the head"]);
 
     write_plan(&scratch, &[("a", "0..3"), ("b", "3..5")], 20);
-    let mut first = scratch.start("a", &format!("run --config {config} --seed s --plan plan.toml --listen 127.0.0.1:0"));
+    let mut first =
+        scratch.start("a", &format!("run --config {config} --seed s --plan plan.toml --listen 127.0.0.1:0"));
     let address = first.wait_for("listening", |_| true)["address"].as_str().unwrap().to_owned();
     write_plan(&scratch, &[("a", "0..3"), ("b", "3..5")], 30);
     let mut second = scratch.start("b", &format!("join {address} --plan plan.toml"));
