@@ -109,7 +109,7 @@ fn main() {
                 Output::Persist { seq, .. } => queue.push((Input::Persisted { upto: seq }, "persisted")),
                 Output::Compute { id, job, .. } => queue.insert(0, computed(id, &job)),
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
-                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
             }
         }
     }

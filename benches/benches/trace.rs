@@ -92,7 +92,7 @@ fn run(inputs: u64, detail: Option<Detail>) -> (Duration, Option<Vec<u8>>) {
                 Output::Persist { seq, .. } => queue.push(Input::Persisted { upto: seq }),
                 Output::Compute { id, job, .. } => queue.insert(0, Input::Computed { id, result: Ok(answer(&job)) }),
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
-                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
             }
         }
     }
@@ -139,7 +139,7 @@ fn training_step(steps: u32) -> (String, Duration) {
                     queue.insert(0, Input::Computed { id, result });
                 }
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Trim { .. } | Output::Event(_) => {}
-                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
             }
         }
     }
