@@ -4,13 +4,14 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::SignedTransaction;
+use neuroshard_proto::chain::{Action, SignedTransaction};
 use neuroshard_proto::{
-    Commitment, Fault, Heartbeat, Job, JournalSeq, Message, Mode, NodeId, QuorumMessage, RequestId, Signature, Tier,
+    Commitment, Fault, FormingMessage, Hash, Heartbeat, Job, JournalSeq, Message, Mode, NodeId, QuorumId, QuorumMessage, RequestId, Signature, Tier,
     Time, Verified,
 };
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::agent::quorum::Assignment;
 use crate::config::Config;
 use crate::io::{Command, Event, FetchFault, JobKind, Outbox, Output, TimerKind};
 use crate::journal::{Journal, JournalFact};
@@ -63,7 +64,39 @@ pub(crate) enum Local {
     /// The agreed state is written down anew: older records would only be kept for the model's.
     Rewrite,
     /// The self-benchmark's verdict, for the chain.
-    Measured(Tier),
+    Measured {
+        layer_us: u64,
+        tier: Tier,
+    },
+    /// A wish of this node's, once a record is durable.
+    Act {
+        action: Box<Action>,
+        after: Option<JournalSeq>,
+    },
+    /// This node's signature under terms, for itself or for who proposed them.
+    Consent {
+        quorum: QuorumId,
+        digest: Hash,
+        to: NodeId,
+    },
+    /// This node signed its own terms.
+    Accepted {
+        quorum: QuorumId,
+        signature: Signature,
+    },
+    /// Nodes speak of quorums that could be.
+    Forming(Box<FormingMessage>),
+    /// A neighbour is live, or is no longer.
+    Peer {
+        node: NodeId,
+        up: bool,
+    },
+    /// A block was decided, or the agreed state was taken up.
+    Head,
+    /// This node is a member of this quorum from now on, or of none.
+    Assigned(Option<Assignment>),
+    /// Members of the quorum that do not answer.
+    Silent(Vec<NodeId>),
     /// So many other nodes of the network are live.
     Peers {
         live: u32,
@@ -178,6 +211,13 @@ impl Cx<'_> {
     pub(crate) fn arm(&mut self, kind: TimerKind, at: Option<Time>) {
         if self.timers.get(kind) != at {
             self.timers.set(kind, at);
+        }
+    }
+
+    /// Tells once that the agreed world may have moved on.
+    pub(crate) fn head(&mut self) {
+        if !self.local.contains(&Local::Head) {
+            self.tell(Local::Head);
         }
     }
 

@@ -7,7 +7,7 @@ use core::fmt;
 use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{
-    BatchId, Bytes, Commitment, Envelope, F32, Fault, Hash, Job, JournalSeq, Mode, NodeId, QuorumId, RequestId,
+    BatchId, Bytes, Commitment, Decline, Envelope, F32, Fault, Hash, Job, JournalSeq, LayerRange, Mode, NodeId, QuorumId, RequestId,
     Signature, Step, Text, Tier, Time, Verified,
 };
 use postcard_schema::Schema;
@@ -87,9 +87,9 @@ pub enum Output {
     Send { to: NodeId, message: Box<Envelope> },
     /// Spread a message among all who follow its topic.
     Publish { topic: Topic, message: Box<Envelope> },
-    /// Get a blob from a node into the executor's store, and answer with [`Input::Fetched`]. Blobs that jobs made are to be
-    /// served to others until they are dropped.
-    Fetch { id: RequestId, hash: Hash, from: NodeId },
+    /// Get a blob from a node into the executor's store, and answer with [`Input::Fetched`]; if it is to be kept, then when it
+    /// is durable. Blobs that jobs made are to be served to others until they are dropped.
+    Fetch { id: RequestId, hash: Hash, from: NodeId, keep: bool },
 }
 
 impl Canonical for Output {}
@@ -184,6 +184,16 @@ pub enum Event {
     ChainBroken { height: u64, id: Hash },
     /// The agreed state after a decided block was taken from others, because they keep no older blocks.
     StateTaken { height: u64, id: Hash, time: Time, root: Hash },
+    /// This node proposes a quorum to so many members, itself among them; a batch would take so long (PROTOCOL §4).
+    QuorumProposed { quorum: QuorumId, members: u32, batch_us: u64 },
+    /// A node takes no part in a quorum that this node proposed.
+    QuorumDeclined { quorum: QuorumId, node: NodeId, why: Decline },
+    /// This node is a member of a quorum, and runs these stages.
+    QuorumJoined { quorum: QuorumId, members: u32, stages: LayerRange },
+    /// This node is a member of no quorum any more.
+    QuorumLeft,
+    /// Nobody had a blob of stages that others persisted at this step; it is tried again.
+    StagesMissing { step: Step, stages: LayerRange, blob: Hash, fault: FetchFault },
     /// The members of this node's quorum go on together from the state after this step (PROTOCOL §4).
     QuorumBegan { quorum: QuorumId, term: u64, step: Step },
 }
@@ -230,6 +240,12 @@ pub enum ModeReason {
     Operator,
     /// The operators agreed on a plan in which this node runs stages.
     Planned,
+    /// It is a member of a quorum.
+    Member,
+    /// A quorum trains without it: it stands by to join or to replace a member.
+    StandsBy,
+    /// It looks for others to train with.
+    Looks,
     /// The self-benchmark failed, so the node does not know what it can do.
     NoTier,
     /// The slowest tier trains offline.
@@ -320,10 +336,12 @@ pub enum TimerKind {
     Blocks,
     /// Patience with the members of a quorum.
     Quorum,
+    /// Looking for members, and patience with those that were asked.
+    Form,
 }
 
 impl TimerKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Start,
         Self::Release,
         Self::Request,
@@ -335,6 +353,7 @@ impl TimerKind {
         Self::Block,
         Self::Blocks,
         Self::Quorum,
+        Self::Form,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -350,6 +369,7 @@ impl TimerKind {
             Self::Block => "block",
             Self::Blocks => "blocks",
             Self::Quorum => "quorum",
+            Self::Form => "form",
         }
     }
 }

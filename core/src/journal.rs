@@ -8,9 +8,13 @@ use alloc::collections::{BTreeMap, VecDeque};
 
 use neuroshard_proto::chain::{Advance, Block, Decided};
 use neuroshard_proto::codec::{self, Canonical};
-use neuroshard_proto::{BatchId, Bytes, Hash, JournalSeq, List, NetworkId, NodeId, Shared, Snapshot, mutant};
+use neuroshard_proto::{
+    Bytes, Hash, JournalSeq, LayerBlobs, LayerIndex, LayerRange, List, NetworkId, NodeId, Shared, Snapshot, mutant,
+};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
+
+pub use neuroshard_proto::Progress;
 
 use crate::agreement::Ballot;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
@@ -18,6 +22,8 @@ use crate::ledger::sync::CHUNK_BYTES_MAX;
 
 /// Most snapshots a node keeps.
 pub const SNAPSHOTS_MAX: u32 = 3;
+/// Most copies of others' stages that a node keeps.
+pub(crate) const COPIES_MAX: u32 = 2;
 /// Most outputs that wait for records. A snapshot of the largest model frees two blobs a stage.
 const HELD_MAX: usize = 8192;
 
@@ -37,8 +43,9 @@ impl Canonical for Record {
 pub enum JournalFact {
     /// The journal belongs to this node of this network.
     Founded { network: NetworkId, node: NodeId },
-    /// These states of the model are persisted, the newest last. The fact supersedes all earlier ones of its kind.
-    Saved { states: List<SavedState, SNAPSHOTS_MAX> },
+    /// These states of the model are persisted, the newest last, and these copies of what others persisted. The fact
+    /// supersedes all earlier ones of its kind.
+    Saved { states: List<SavedState, SNAPSHOTS_MAX>, copies: List<SavedState, COPIES_MAX> },
     /// A block that this node is about to vote for: it may be decided, and nobody else may have it.
     Proposed { block: Box<Block> },
     /// This node votes (PROTOCOL §11). Nothing that contradicts the vote is ever signed.
@@ -66,24 +73,21 @@ pub(crate) enum Keeper {
     Chain,
 }
 
-/// A persisted state of the model, and how training stood at it.
+/// A persisted state of the model or of some of its stages, and how training stood at it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct SavedState {
+    /// The stages whose state it is.
+    pub range: LayerRange,
     pub snapshot: Snapshot,
     pub progress: Progress,
 }
 
-/// How far training has come, beside the model itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
-pub struct Progress {
-    /// The next batch to draw.
-    pub batch: BatchId,
-    /// Tokens trained on.
-    pub tokens: u64,
-    /// Batches that were void.
-    pub voids: u64,
-    /// Time spent training, over all lives of the node.
-    pub trained_ms: u64,
+impl SavedState {
+    /// One of its stages.
+    pub fn stage(&self, stage: LayerIndex) -> Option<LayerBlobs> {
+        let place = stage.0.checked_sub(self.range.start)?;
+        self.snapshot.layers.get(usize::try_from(place).ok()?).copied()
+    }
 }
 
 /// The journal as the core sees it: how far it is written, how far it is durable, and what waits.

@@ -11,14 +11,16 @@ use core::ops::{Deref, DerefMut};
 use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{
-    Domain, GenesisError, Hash, Hasher, JournalSeq, Message, Mode, NetworkId, NodeId, PlanError, Shared, Step, Time,
+    Domain, GenesisError, Hash, Hasher, JournalSeq, LayerRange, Message, Mode, NetworkId, NodeId, PlanError, Shared, Step, Time,
     Verified, mutant,
 };
 use serde::Serialize;
 
+use crate::agent::forming::Forming;
 use crate::agent::liveness::Liveness;
 use crate::agent::mode::ModePart;
-use crate::agent::quorum::Quorum;
+use crate::agent::quorum::{Assignment, Quorum};
+use crate::agent::shelf::Shelf;
 use crate::agent::solo::{Solo, snapshot_bytes};
 use crate::agent::tier::TierPart;
 use crate::chain::{Chain, Contradiction, Past};
@@ -51,12 +53,13 @@ pub struct Core {
     liveness: Part<Liveness>,
     tier: Part<TierPart>,
     mode: Part<ModePart>,
+    forming: Part<Forming>,
     solo: Part<Solo>,
     chain: Part<Chain>,
 }
 
 /// Names of the parts, in the order of their digests.
-const PARTS: [&str; 8] = ["journal", "requests", "timers", "liveness", "tier", "mode", "solo", "chain"];
+const PARTS: [&str; 9] = ["journal", "requests", "timers", "liveness", "tier", "mode", "forming", "solo", "chain"];
 
 /// Why a core could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,9 +151,9 @@ impl Core {
                 return Err(RestoreError::FirstInParts);
             }
         }
-        let quorum = Quorum::new(&config);
+        let quorum = Assignment::by_hand(&config).and_then(|plan| Quorum::new(&config, plan));
         let network = config.genesis.network();
-        let Facts { next, states, saved, past } = read_journal(&config, &seed, ledgers, network, journal)?;
+        let Facts { next, shelf, saved, past } = read_journal(&config, &seed, ledgers, network, journal)?;
         let mut timers = Timers::default();
         timers.set(TimerKind::Start, Some(Time::ZERO));
         let mut journal = Journal::default();
@@ -170,7 +173,8 @@ impl Core {
             liveness: Part::default(),
             tier: Part::new(TierPart::new(&seed)),
             mode: Part::default(),
-            solo: Part::new(Solo::new(states, quorum)),
+            forming: Part::new(Forming::new(&seed)),
+            solo: Part::new(Solo::new(shelf, quorum)),
             chain: Part::new(chain),
         })
     }
@@ -241,6 +245,7 @@ impl Core {
             self.liveness.digest(),
             self.tier.digest(),
             self.mode.digest(),
+            self.forming.digest(),
             if mutant("solo left out of the hash") { Hash::default() } else { self.solo.digest() },
             self.chain.digest(),
         ];
@@ -262,6 +267,7 @@ impl Core {
             liveness: &self.liveness,
             tier: &self.tier,
             mode: &self.mode,
+            forming: &self.forming,
             solo: &self.solo,
             chain: &self.chain,
         }
@@ -339,6 +345,7 @@ impl Core {
             | Message::StateWanted(_)
             | Message::StatePiece(_) => local.push_back(Local::Chain(Box::new(message))),
             Message::Quorum(said) => local.push_back(Local::Quorum(said.clone())),
+            Message::Forming(said) => local.push_back(Local::Forming(said.clone())),
         }
     }
 
@@ -374,7 +381,8 @@ impl Core {
                 | TimerKind::Sign
                 | TimerKind::Block
                 | TimerKind::Blocks
-                | TimerKind::Quorum => local.push_back(Local::Timer(kind)),
+                | TimerKind::Quorum
+                | TimerKind::Form => local.push_back(Local::Timer(kind)),
             }
         }
     }
@@ -383,7 +391,7 @@ impl Core {
     fn dispatch(&mut self, local: &mut VecDeque<Local>, out: &mut Outbox) {
         for _ in 0..EVENTS_A_STEP_MAX {
             let Some(event) = local.pop_front() else { return };
-            let Self { journal, requests, timers, liveness, tier, mode, solo, chain, .. } = self;
+            let Self { journal, requests, timers, liveness, tier, mode, forming, solo, chain, .. } = self;
             let mut cx = Cx { now: self.now, config: &self.config, journal, requests, timers, local, out };
             match event {
                 Local::Heartbeat(heartbeat) => liveness.on_heartbeat(&mut cx, &heartbeat),
@@ -407,7 +415,28 @@ impl Core {
                 Local::Chain(message) => chain.on_message(&mut cx, &message),
                 Local::Submit(signed) => chain.on_submit(&mut cx, &signed),
                 Local::Signed { id, signature } => chain.on_signed(&mut cx, id, signature),
-                Local::Measured(tier) => chain.on_tier(&mut cx, tier),
+                Local::Measured { layer_us, tier } => {
+                    chain.on_tier(&mut cx, tier);
+                    forming.on_speed(&mut cx, chain.ledger(), layer_us, tier);
+                }
+                Local::Peer { node, up } => forming.on_peer(&mut cx, chain.ledger(), node, up),
+                Local::Forming(message) => forming.on_message(&mut cx, chain.ledger(), &message),
+                Local::Timer(TimerKind::Form) => forming.on_timer(&mut cx, chain.ledger()),
+                Local::Silent(nodes) => forming.on_silent(&mut cx, chain.ledger(), nodes),
+                Local::Consent { quorum, digest, to } => chain.consent(&mut cx, quorum, digest, to),
+                Local::Accepted { quorum, signature } => {
+                    forming.on_accepted(&mut cx, chain.ledger(), self.config.node, quorum, signature);
+                }
+                Local::Act { action, after } => chain.act(&mut cx, *action, after),
+                Local::Assigned(assignment) => {
+                    mode.on_assigned(&mut cx, assignment.is_some());
+                    solo.on_assigned(&mut cx, &self.sampler, assignment);
+                }
+                Local::Head => {
+                    mode.on_head(&mut cx, chain.ledger());
+                    forming.on_head(&mut cx, chain.ledger());
+                    solo.on_head(&mut cx, &self.sampler, chain.ledger());
+                }
                 Local::Timer(kind @ (TimerKind::View | TimerKind::Sign | TimerKind::Block | TimerKind::Blocks)) => {
                     chain.on_timer(&mut cx, kind);
                 }
@@ -464,6 +493,7 @@ struct PartValues<'a> {
     liveness: &'a Liveness,
     tier: &'a TierPart,
     mode: &'a ModePart,
+    forming: &'a Forming,
     solo: &'a Solo,
     chain: &'a Chain,
 }
@@ -477,8 +507,8 @@ const EVENTS_A_STEP_MAX: u32 = 64;
 struct Facts {
     /// The next record's place.
     next: JournalSeq,
-    states: Vec<SavedState>,
-    /// The record that holds them.
+    shelf: Shelf,
+    /// The record that holds it.
     saved: Option<JournalSeq>,
     past: Past,
 }
@@ -493,7 +523,8 @@ fn read_journal<R: AsRef<[u8]>>(
 ) -> Result<Facts, RestoreError> {
     let mut next: Option<JournalSeq> = None;
     let contradiction = |Contradiction { height }| RestoreError::Block { height };
-    let (mut states, mut saved, mut past) = (Vec::new(), None, Past::new(config, seed, ledgers));
+    let (mut states, mut copies, mut saved) = (Vec::new(), Vec::new(), None);
+    let mut past = Past::new(config, seed, ledgers);
     for (place, bytes) in (0_u64..).zip(journal) {
         let record: Record = codec::decode(bytes.as_ref()).map_err(|error| RestoreError::Record { place, error })?;
         let expected = next.unwrap_or(record.seq);
@@ -509,7 +540,9 @@ fn read_journal<R: AsRef<[u8]>>(
                 return Err(RestoreError::OtherNode { theirs, ours: config.node });
             }
             JournalFact::Founded { .. } => {}
-            JournalFact::Saved { states: newer } => (states, saved) = (newer.into_vec(), Some(record.seq)),
+            JournalFact::Saved { states: own, copies: others } => {
+                (states, copies, saved) = (own.into_vec(), others.into_vec(), Some(record.seq));
+            }
             fact @ (JournalFact::Proposed { .. }
             | JournalFact::Voted { .. }
             | JournalFact::Decided { .. }
@@ -520,16 +553,20 @@ fn read_journal<R: AsRef<[u8]>>(
             | JournalFact::Taking { .. }) => past.take(record.seq, fact).map_err(contradiction)?,
         }
     }
-    if states.is_empty() && config.stages() == config.genesis.model.all_layers() {
+    let range = config.genesis.model.all_layers();
+    if states.is_empty() && config.stages() == range {
         // Weights that the founder brought along are a state that every journal of this network begins with.
         let first = config.genesis.first.clone();
-        states.extend(first.map(|snapshot| SavedState { snapshot, progress: Progress::default() }));
+        states.extend(first.map(|snapshot| SavedState { range, snapshot, progress: Progress::default() }));
     }
     past.check().map_err(contradiction)?;
-    let stages = config.stages().iter().count();
-    match states.iter().find(|state| state.snapshot.layers.len() != stages) {
+    let fits = |state: &SavedState| {
+        let SavedState { range: LayerRange { start, end }, snapshot, .. } = state;
+        start < end && *end <= range.end && state.range.iter().count() == snapshot.layers.len()
+    };
+    match states.iter().chain(&copies).find(|state| !fits(state)) {
         Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),
-        None => Ok(Facts { next: next.unwrap_or_default(), states, saved, past }),
+        None => Ok(Facts { next: next.unwrap_or_default(), shelf: Shelf::new(states, copies), saved, past }),
     }
 }
 

@@ -131,7 +131,7 @@ fn weights_that_were_brought_along_are_the_first_state() {
     let stages = u64::from(config.genesis.model.layers) + 1;
     let blob = |stage| Hash::of_blob(format!("brought along {stage}").as_bytes());
     let layers: Vec<_> =
-        (0..stages).map(|stage| LayerBlobs { weights: blob(stage), moments: blob(stage + stages) }).collect();
+        (0..stages).map(|stage| LayerBlobs { root: blob(stage), weights: blob(stage), moments: blob(stage + stages) }).collect();
     let (root, bytes) = (Hash::of_blob(b"their root"), config.genesis.model.state_bytes());
     let first = Snapshot { step: Step(0), root, layers: layers.try_into().unwrap(), bytes };
     let seeded = config.genesis.network();
@@ -155,7 +155,7 @@ fn weights_that_were_brought_along_are_the_first_state() {
 
 #[test]
 fn a_first_state_that_is_not_of_this_model_is_refused() {
-    let layers = vec![LayerBlobs { weights: Hash::default(), moments: Hash::default() }; 5];
+    let layers = vec![LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() }; 5];
     let bytes = config().genesis.model.state_bytes();
     let good = Snapshot { step: Step(0), root: Hash::default(), layers: layers.try_into().unwrap(), bytes };
     let restore = |first| {

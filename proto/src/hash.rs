@@ -127,6 +127,8 @@ pub enum Domain {
     Draw,
     /// A quorum's plan.
     Quorum,
+    /// A member's word that it joins a quorum.
+    Acceptance,
 }
 
 impl Domain {
@@ -164,6 +166,7 @@ impl Domain {
             Self::LedgerModule => b"neuroshard v1 ledger module     ",
             Self::Draw => b"neuroshard v1 draw              ",
             Self::Quorum => b"neuroshard v1 quorum            ",
+            Self::Acceptance => b"neuroshard v1 acceptance        ",
         }
     }
 

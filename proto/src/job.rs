@@ -34,9 +34,11 @@ pub struct TensorRef {
     pub root: Hash,
 }
 
-/// Where one stage's persisted state lies.
+/// One stage's persisted state: its commitment and where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct LayerBlobs {
+    /// Root over the tiles of the stage's weights and moments ([`crate::tile::stage_state`]).
+    pub root: Hash,
     /// Address of the weights: single-precision little-endian, tensors in canonical order.
     pub weights: Hash,
     /// Address of the first moments followed by the second moments, in the same order.
@@ -48,12 +50,25 @@ pub struct LayerBlobs {
 pub struct Snapshot {
     /// Steps taken to reach this state.
     pub step: Step,
-    /// Root over the tiles of all weights and moments.
+    /// Root over the stages' roots ([`crate::tile::model_state`]).
     pub root: Hash,
     /// The stages' blobs, in order.
     pub layers: List<LayerBlobs, STAGES_MAX>,
     /// Bytes of all blobs together.
     pub bytes: u64,
+}
+
+/// How far training has come, beside the model itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Progress {
+    /// The next batch to draw.
+    pub batch: BatchId,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Batches that were void.
+    pub voids: u64,
+    /// Time spent training, over all lives of the node.
+    pub trained_ms: u64,
 }
 
 /// The numbers of one optimizer step, computed by the core in integers and rounded once.

@@ -40,6 +40,7 @@ pub mod codec;
 mod envelope;
 pub mod fixed;
 mod float;
+mod forming;
 mod genesis;
 mod hash;
 mod hex;
@@ -67,6 +68,7 @@ pub use envelope::{
     Envelope, REAL_SIGNATURES, Reject, Signature, Verified, WIRE_VERSION, is_usable, signing_bytes, verify,
 };
 pub use float::F32;
+pub use forming::{Decline, FormingMessage, FormingWord};
 pub use genesis::{
     ALLOCATIONS_MAX, Allocation, FOUNDERS_MAX, Founder, Genesis, GenesisError, Manifest, SHARD_TOKENS_MAX, SHARDS_MAX,
     Sample, Shard,
@@ -74,14 +76,14 @@ pub use genesis::{
 pub use hash::{Domain, Hash, Hasher};
 pub use ids::{BatchId, JournalSeq, LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, RequestId, Step};
 pub use job::{
-    BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Returned, Schedule,
+    BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Progress, Returned, Schedule,
     Snapshot, TensorRef, Turned, VoidReason,
 };
 pub use message::{Carried, Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
 pub use mutant::mutant;
 pub use params::{Mode, MoneyParams, NodeParams, Params, Phase, PhaseRow, Tier, ValidatorParams};
-pub use quorum::{MEMBERS_MAX, Member, Plan, PlanError, QuorumMessage, REPORTED_MAX, Word};
+pub use quorum::{MEMBERS_MAX, Member, Plan, PlanError, PostedStages, QuorumMessage, REPORTED_MAX, Terms, Word};
 pub use shared::Shared;
 pub use stream::Stream;
 pub use tensor::{DType, TensorInit, TensorKind, TensorSpec};

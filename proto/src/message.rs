@@ -12,6 +12,7 @@ use crate::chain::{
 };
 use crate::codec::{self, Canonical};
 use crate::envelope::{Reject, WIRE_VERSION, signing_bytes};
+use crate::forming::FormingMessage;
 use crate::hash::Hash;
 use crate::ids::{NetworkId, NodeId, QuorumId, Step};
 use crate::quorum::QuorumMessage;
@@ -147,6 +148,8 @@ messages! {
     11 StatePiece(Box<StatePiece>) by |piece| piece.node;
     /// A member of a quorum speaks to another one.
     12 Quorum(Box<QuorumMessage>) by |message| message.node;
+    /// Nodes become a quorum.
+    13 Forming(Box<FormingMessage>) by |message| message.node;
 }
 
 impl Kind {
@@ -171,7 +174,7 @@ impl Message {
         match self {
             Self::Heartbeat(_) | Self::Transaction(_) | Self::Vote(_) | Self::BlocksWanted(_) => Ok(()),
             Self::StepsWanted(_) | Self::Steps(_) | Self::StateWanted(_) | Self::StatePiece(_) => Ok(()),
-            Self::Quorum(_) => Ok(()),
+            Self::Quorum(_) | Self::Forming(_) => Ok(()),
             Self::Proposal(proposal) => {
                 check_block(&proposal.block, network)?;
                 check_certificates(&proposal.entry, network)?;

@@ -10,8 +10,9 @@ use crate::codec::{self, Canonical};
 use crate::float::F32;
 use crate::hash::{Domain, Hash, Hasher};
 use crate::ids::{BatchId, NetworkId, NodeId, QuorumId, Step};
-use crate::job::STAGES_MAX;
+use crate::job::{Progress, STAGES_MAX, Snapshot};
 use crate::model::{LayerRange, ModelSpec};
+use crate::time::Time;
 
 /// Most members of a quorum.
 pub const MEMBERS_MAX: u32 = 16;
@@ -86,14 +87,21 @@ impl Plan {
     /// # Errors
     /// The first rule that does not hold.
     pub fn check(&self, model: &ModelSpec) -> Result<(), PlanError> {
-        let all = model.all_layers();
+        self.check_stages(model.all_layers().end)
+    }
+
+    /// The same for a model with so many stages.
+    ///
+    /// # Errors
+    /// The first rule that does not hold.
+    pub fn check_stages(&self, stages: u32) -> Result<(), PlanError> {
         if self.members.is_empty() {
             return Err(PlanError::Empty);
         }
         if self.snapshot_steps == 0 {
             return Err(PlanError::Snapshots);
         }
-        let mut expected = all.start;
+        let mut expected = 0;
         for (member, one) in (0_u32..).zip(&self.members) {
             if one.stages.start != expected {
                 return Err(PlanError::Gap { member, begins: one.stages.start, expected });
@@ -103,8 +111,8 @@ impl Plan {
             }
             expected = one.stages.end;
         }
-        if expected != all.end {
-            return Err(PlanError::Ends { at: expected, expected: all.end });
+        if expected != stages {
+            return Err(PlanError::Ends { at: expected, expected: stages });
         }
         let twice = |(place, one): (usize, &Member)| {
             self.members.iter().skip(place.saturating_add(1)).any(|other| other.node == one.node)
@@ -126,6 +134,42 @@ impl Plan {
     pub fn place(&self, node: &NodeId) -> Option<usize> {
         self.members.iter().position(|member| member.node == *node)
     }
+}
+
+/// What the members of a quorum agree on, each with its signature (PROTOCOL §4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Terms {
+    pub plan: Plan,
+    /// Active quorums that end where this one begins.
+    pub ends: List<QuorumId, MEMBERS_MAX>,
+    /// The members' word is good until then.
+    pub valid_until: Time,
+}
+
+impl Canonical for Terms {
+    const BYTES_MAX: u32 = 2048;
+}
+
+impl Terms {
+    /// The name of a quorum on these terms.
+    pub fn id(&self, network: NetworkId) -> QuorumId {
+        let mut hasher = Hasher::new(Domain::Quorum);
+        hasher.update(network.0.as_bytes()).update(&codec::encode(self));
+        QuorumId(hasher.finish())
+    }
+
+    /// What each member signs.
+    pub fn acceptance_digest(&self, network: NetworkId) -> Hash {
+        Domain::Acceptance.hash(self.id(network).0.as_bytes())
+    }
+}
+
+/// Stages that a member of a quorum persisted, for those who take them up (PROTOCOL §4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct PostedStages {
+    pub stages: LayerRange,
+    pub snapshot: Snapshot,
+    pub progress: Progress,
 }
 
 /// What a member says to another one.
@@ -163,4 +207,6 @@ pub enum Word {
     /// What the sender of this still lacks of a batch from the receiver: streams and gradients from these indices on, or its
     /// word that it is done.
     Lacks { batch: BatchId, forward: u32, backward: u32, done: bool },
+    /// The sender lives, and has nothing else to say to a question.
+    Here,
 }

@@ -193,22 +193,24 @@ impl Executor {
 
     fn snapshot(&mut self, step: Step, blobs: &mut dyn Blobs) -> Result<Commitment, Fault> {
         let Resident { model, range, .. } = self.at(step)?;
-        let (mut layers, mut tensors, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut layers, mut bytes) = (Vec::new(), 0);
         for layer in range.iter() {
             let layout = LayerLayout::new(&model, layer);
-            let mut values = vec![0.0_f32; 3 * layout.elements];
+            let (mut values, mut tensors) = (vec![0.0_f32; 3 * layout.elements], Vec::new());
             for (part, out) in Part::ALL.into_iter().zip(values.chunks_exact_mut(layout.elements)) {
                 self.engine.read(part, layer, out)?;
                 tensors.extend(commit(&layout, out));
             }
             let (weights, moments) = values.split_at(layout.elements);
             layers.push(LayerBlobs {
+                root: tile::stage_state(&tensors),
                 weights: blobs.put(bytemuck::cast_slice(weights))?,
                 moments: blobs.put(bytemuck::cast_slice(moments))?,
             });
             bytes += 4 * values.len() as u64;
         }
-        let root = tile::model_state(step, &tensors);
+        let roots: Vec<Hash> = layers.iter().map(|layer| layer.root).collect();
+        let root = tile::model_state(step, &roots);
         let layers = layers.try_into().map_err(|_| Fault::bad_job("too many stages"))?;
         Ok(Commitment::Snapshot(Snapshot { step, root, layers, bytes }))
     }
@@ -216,16 +218,17 @@ impl Executor {
     /// The commitment to the resident state.
     fn root(&mut self, step: Step) -> Result<Hash, Fault> {
         let Resident { model, range, .. } = self.at(step)?;
-        let mut tensors = Vec::new();
+        let mut roots = Vec::new();
         for layer in range.iter() {
             let layout = LayerLayout::new(&model, layer);
-            let mut values = vec![0.0; layout.elements];
+            let (mut values, mut tensors) = (vec![0.0; layout.elements], Vec::new());
             for part in Part::ALL {
                 self.engine.read(part, layer, &mut values)?;
                 tensors.extend(commit(&layout, &values));
             }
+            roots.push(tile::stage_state(&tensors));
         }
-        Ok(tile::model_state(step, &tensors))
+        Ok(tile::model_state(step, &roots))
     }
 
     /// Reads a part of a resident stage: for export and tests.

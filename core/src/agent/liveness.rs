@@ -51,6 +51,7 @@ impl Liveness {
         let news = known.is_none();
         self.peers.insert(node, Peer { heard: cx.now, theirs });
         if news {
+            cx.tell(Local::Peer { node, up: true });
             cx.tell(Local::Peers { live: self.live() });
         }
         self.arm(cx);
@@ -63,6 +64,7 @@ impl Liveness {
         if let Some(node) = gone {
             self.peers.remove(&node);
             cx.event(Event::PeerDown { node });
+            cx.tell(Local::Peer { node, up: false });
             cx.tell(Local::Peers { live: self.live() });
         }
         self.arm(cx);

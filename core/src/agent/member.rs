@@ -2,20 +2,29 @@
 //! from its neighbours (PROTOCOL §4). Steps, snapshots and stops are those of the solo trainer, so a quorum of any size makes
 //! of the model what one node would.
 
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, Job, List, Mode, Passed, QuorumMessage, RequestId, Returned, Sample, Step,
-    Turned, VoidReason,
+    BatchId, BatchOutcome, Commitment, Job, LayerRange, List, Mode, Passed, PostedStages, QuorumMessage, RequestId, Returned, Sample,
+    Step, Turned, VoidReason,
 };
 
 use super::flow::{Task, Way};
-use super::quorum::Turn;
-use super::solo::{Phase, Solo, token_weight};
-use crate::cx::Cx;
-use crate::io::FetchFault;
+use super::quorum::{Assignment, Quorum, Turn};
+use super::solo::{Phase, Solo, snapshots_kept, token_weight};
+use crate::config::Config;
+use crate::cx::{Cx, Local};
+use crate::io::{FetchFault, Output};
+use crate::ledger::Ledger;
 use crate::sampling::Sampler;
 
+/// Blobs dropped when a quorum ends with none after it; a host forgets the others when it ends.
+const DROPS_MAX: usize = 32;
+/// A post that is not on the ledger after so long was lost.
+const POST_AGAIN_MS: u64 = 20_000;
 /// Batches that may end in one step: those that were void elsewhere.
 const BATCHES_A_STEP: usize = 3;
 
@@ -29,19 +38,120 @@ impl Solo {
         }
     }
 
-    /// The step of the state that is taken up: the newest persisted one.
-    pub(super) fn taken_up(&self) -> Step {
-        self.states.last().map(|state| state.snapshot.step).unwrap_or_default()
+    /// The stages that this node trains: its quorum's member's, or all.
+    pub(super) fn range(&self, config: &Config) -> LayerRange {
+        self.quorum.as_ref().map_or(config.genesis.model.all_layers(), Quorum::range)
     }
 
-    /// The steps from which this node could go on.
-    fn steps(&self) -> Vec<Step> {
-        let saved = self.states.iter().map(|state| state.snapshot.step);
-        [Step(0)].into_iter().chain(saved.filter(|step| *step != Step(0))).collect()
+    /// The step of the state that is being taken up.
+    pub(super) const fn taken_up(&self) -> Step {
+        match self.phase {
+            Phase::Preparing(_, taken) => taken.step,
+            Phase::Absent | Phase::Ready | Phase::Stopped => Step(0),
+        }
+    }
+
+    /// The step to go on from: the one that the quorum agreed on, or the newest that is known. `None` while there is none yet.
+    pub(super) fn wanted_step(&self, config: &Config) -> Option<Step> {
+        match &self.quorum {
+            Some(quorum) => quorum.going(),
+            None => self.steps(config).last().copied(),
+        }
+    }
+
+    /// The steps from which this node could go on, in order: those whose states are here, or with others.
+    fn steps(&self, config: &Config) -> Vec<Step> {
+        let range = self.range(config);
+        let saved = self.shelf.states().iter().filter(|state| state.range == range).map(|state| state.snapshot.step);
+        let posted = self.holding.anchors().iter().map(|anchor| anchor.step);
+        let steps: BTreeSet<Step> = saved.chain(posted).chain([Step(0)]).collect();
+        steps.into_iter().collect()
+    }
+
+    /// Forgets the state that could not be taken up, for an older one; `None` if there is none.
+    pub(super) fn distrust(&mut self, cx: &mut Cx<'_>) -> Option<Step> {
+        let (range, damaged) = (self.range(cx.config), self.wanted_step(cx.config)?);
+        let steps = self.steps(cx.config);
+        let older = steps.iter().rev().find(|step| **step < damaged).copied()?;
+        if older == Step(0) && self.shelf.at(range, older).is_none() {
+            // Beginning anew is for the operator to decide.
+            return None;
+        }
+        self.shelf.distrust(range, damaged);
+        self.lose_quorum(cx);
+        Some(older)
+    }
+
+    /// This node became a member of a quorum, of another one, or of none.
+    pub(crate) fn on_assigned(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, assignment: Option<Assignment>) {
+        if self.phase == Phase::Stopped {
+            return;
+        }
+        let renewed = match (&mut self.quorum, &assignment) {
+            (Some(quorum), Some(assignment)) => quorum.renew(assignment),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        if renewed {
+            return;
+        }
+        self.cancel_all(cx);
+        self.phase = Phase::Absent;
+        let litter = self.quorum.take().map(|quorum| quorum.into_litter(cx)).unwrap_or_default();
+        self.holding.give_up(cx, &self.shelf);
+        self.quorum = assignment.and_then(|assignment| Quorum::new(cx.config, assignment));
+        match &mut self.quorum {
+            Some(quorum) => quorum.inherit(litter),
+            None => litter.into_iter().take(DROPS_MAX).for_each(|hash| cx.out.push(Output::Drop { hash })),
+        }
+        self.on_quorum_mode(cx);
+        self.go_on(cx, sampler);
+    }
+
+    /// The agreed world has moved on: members may have posted what they persisted.
+    pub(crate) fn on_head(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, ledger: &Ledger) {
+        self.posted = ledger.posted(&cx.config.node, self.range(cx.config));
+        if self.holding.learn(cx.config, ledger) {
+            self.keep_copies(cx);
+        }
+        self.post(cx);
+        self.go_on(cx, sampler);
+    }
+
+    /// Gives others what this node persisted in its quorum, unless that is done.
+    pub(super) fn post(&mut self, cx: &mut Cx<'_>) {
+        let range = self.range(cx.config);
+        let (Some(quorum), Some(state)) = (&self.quorum, self.shelf.newest(range)) else { return };
+        let step = state.snapshot.step;
+        let told = self.told.is_some_and(|(told, at)| told >= step && cx.now.ms_since(at) < POST_AGAIN_MS);
+        if cx.config.plan.is_some() || step == Step(0) || self.posted.is_some_and(|posted| posted >= step) || told {
+            return;
+        }
+        let posted = PostedStages { stages: range, snapshot: state.snapshot.clone(), progress: state.progress };
+        let action = Action::PostStages { quorum: quorum.id(), posted: Box::new(posted) };
+        self.told = Some((step, cx.now));
+        cx.tell(Local::Act { action: Box::new(action), after: self.shelf.record() });
+    }
+
+    fn keep_copies(&mut self, cx: &mut Cx<'_>) {
+        let Some(quorum) = &self.quorum else { return };
+        for range in quorum.copied() {
+            self.holding.copy(cx, &self.shelf, range);
+        }
+    }
+
+    /// Takes what was fetched.
+    fn take_in(&mut self, cx: &mut Cx<'_>) {
+        let Some((own, state)) = self.holding.go_on(cx) else { return };
+        if own {
+            self.shelf.put(cx, state, snapshots_kept(cx.config));
+        } else {
+            self.shelf.copy(cx, state);
+            self.keep_copies(cx);
+        }
     }
 
     pub(super) fn on_quorum_mode(&mut self, cx: &mut Cx<'_>) {
-        let steps = self.steps();
+        let steps = self.steps(cx.config);
         let trains = self.trains();
         let Some(quorum) = &mut self.quorum else { return };
         if trains {
@@ -52,7 +162,7 @@ impl Solo {
 
     /// This node has lost what it had in the executor: the quorum begins anew.
     pub(super) fn lose_quorum(&mut self, cx: &mut Cx<'_>) {
-        let steps = self.steps();
+        let steps = self.steps(cx.config);
         if let Some(quorum) = &mut self.quorum {
             let turn = quorum.present(cx, &steps);
             self.turn(cx, turn);
@@ -66,7 +176,7 @@ impl Solo {
     }
 
     pub(crate) fn on_said(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, said: &QuorumMessage) {
-        let steps = self.steps();
+        let steps = self.steps(cx.config);
         if !self.trains() || self.phase == Phase::Stopped {
             return;
         }
@@ -83,15 +193,17 @@ impl Solo {
         id: RequestId,
         result: Result<(), FetchFault>,
     ) {
-        match &mut self.quorum {
-            Some(quorum) => quorum.on_fetched(cx, id, result),
-            None => cx.requests.unknown = cx.requests.unknown.saturating_add(1),
+        if !self.holding.on_fetched(cx, id, result) {
+            match &mut self.quorum {
+                Some(quorum) => quorum.on_fetched(cx, id, result),
+                None => cx.requests.unknown = cx.requests.unknown.saturating_add(1),
+            }
         }
         self.go_on(cx, sampler);
     }
 
     pub(crate) fn on_quorum_timer(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
-        let (steps, batch) = (self.steps(), self.train.map(|(_, batch)| batch));
+        let (steps, batch) = (self.steps(cx.config), self.train.map(|(_, batch)| batch));
         if self.trains()
             && self.phase != Phase::Stopped
             && let Some(quorum) = &mut self.quorum
@@ -110,17 +222,16 @@ impl Solo {
         };
         self.cancel_all(cx);
         self.phase = Phase::Absent;
-        if let Some(step) = at
-            && self.taken_up() > step
-        {
-            // What came after is trained again, to the same bits.
-            let states = self.states.iter().filter(|state| state.snapshot.step <= step).cloned().collect();
-            self.keep(cx, states);
+        if let Some(step) = at {
+            self.shelf.go_back(cx, step);
         }
     }
 
     /// Asks for whatever comes next.
     pub(super) fn go_on(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+        if self.phase != Phase::Stopped {
+            self.take_in(cx);
+        }
         self.advance(cx, sampler);
         self.drive(cx, sampler);
     }

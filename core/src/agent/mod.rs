@@ -8,3 +8,7 @@ pub(crate) mod mode;
 pub(crate) mod quorum;
 pub(crate) mod solo;
 pub(crate) mod tier;
+pub(crate) mod forming;
+pub(crate) mod holding;
+pub(crate) mod partition;
+pub(crate) mod shelf;

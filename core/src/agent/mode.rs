@@ -1,7 +1,7 @@
 //! How this node contributes (PROTOCOL §2): the first rule that holds.
 //!
-//! Rules 4 to 8 need other nodes' quorums, inference, verification and data, which are not there yet; until they are, a
-//! node that is not alone waits as Async or Idle. The agreed network size is 1 until there is a ledger.
+//! Rules 6 to 8 need inference, verification and data, which are not there yet. Rules 4 and 5 hold where the ledger says so: a
+//! node trains in a pipeline when it is a member of an agreed quorum, and is Async while it looks for one or stands by.
 
 use neuroshard_proto::{Mode, Tier};
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::cx::{Cx, Local};
 use crate::io::{Event, ModeReason};
+use crate::ledger::Ledger;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ModePart {
@@ -16,12 +17,43 @@ pub(crate) struct ModePart {
     /// `None` until the first benchmark ended; then its verdict.
     tier: Option<Option<Tier>>,
     live_peers: u32,
+    agreed: Agreed,
+}
+
+/// What the agreed world says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Agreed {
+    /// This node is a member of a quorum.
+    member: bool,
+    /// Some quorum trains.
+    quorums: bool,
+    /// This node is registered, and has said what it can.
+    registered: bool,
+    /// The network has more than one node.
+    many: bool,
 }
 
 impl ModePart {
     pub(crate) fn on_peers(&mut self, cx: &mut Cx<'_>, live: u32) {
         self.live_peers = live;
         self.choose(cx);
+    }
+
+    /// This node is a member of a quorum from now on, or of none.
+    pub(crate) fn on_assigned(&mut self, cx: &mut Cx<'_>, member: bool) {
+        self.agreed.member = member;
+        self.choose(cx);
+    }
+
+    /// The ledger has moved on.
+    pub(crate) fn on_head(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
+        let described = ledger.node(&cx.config.node).is_some_and(|node| node.description.is_some());
+        let quorums = ledger.quorums().next().is_some();
+        let agreed = Agreed { quorums, registered: described, many: ledger.size() > 1, ..self.agreed };
+        if agreed != self.agreed {
+            self.agreed = agreed;
+            self.choose(cx);
+        }
     }
 
     pub(crate) fn on_tier(&mut self, cx: &mut Cx<'_>, tier: Option<Tier>) {
@@ -31,7 +63,7 @@ impl ModePart {
 
     fn choose(&mut self, cx: &mut Cx<'_>) {
         let Some(tier) = self.tier else { return };
-        let choice = choose(cx.config, tier, self.live_peers);
+        let choice = choose(cx.config, tier, self.live_peers, self.agreed);
         if self.mode != Some(choice) {
             self.mode = Some(choice);
             let (mode, reason) = choice;
@@ -47,7 +79,7 @@ impl ModePart {
 
 /// PROTOCOL §2's selection. The memory rule decides what the node holds: all layers or, while there is nobody to
 /// share a model with, none.
-fn choose(config: &Config, tier: Option<Tier>, live_peers: u32) -> (Mode, ModeReason) {
+fn choose(config: &Config, tier: Option<Tier>, live_peers: u32, agreed: Agreed) -> (Mode, ModeReason) {
     let (model, operator) = (config.genesis.model, config.operator);
     let planned = config.plan.as_ref().is_some_and(|plan| plan.place(&config.node).is_some());
     let needed = model.training_bytes(config.stages());
@@ -59,7 +91,10 @@ fn choose(config: &Config, tier: Option<Tier>, live_peers: u32) -> (Mode, ModeRe
     if planned {
         return (Mode::Pipeline, ModeReason::Planned);
     }
-    if live_peers == 0 {
+    if agreed.member {
+        return (Mode::Pipeline, ModeReason::Member);
+    }
+    if live_peers == 0 && !agreed.many && !agreed.quorums {
         return (Mode::Solo, ModeReason::Alone);
     }
     match operator.mode {
@@ -69,5 +104,10 @@ fn choose(config: &Config, tier: Option<Tier>, live_peers: u32) -> (Mode, ModeRe
     if tier == Tier::T5 {
         return (Mode::Async, ModeReason::SlowTier);
     }
-    (Mode::Async, ModeReason::HoldsLayers)
+    let reason = match agreed {
+        Agreed { quorums: true, .. } => ModeReason::StandsBy,
+        Agreed { registered: true, .. } => ModeReason::Looks,
+        Agreed { .. } => ModeReason::HoldsLayers,
+    };
+    (Mode::Async, reason)
 }

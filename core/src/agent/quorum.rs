@@ -12,7 +12,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use neuroshard_proto::{
-    BatchId, F32, Hash, List, Message, Plan, QuorumId, QuorumMessage, RequestId, Shared, Step, Word,
+    BatchId, F32, Hash, LayerRange, List, Member, Message, NodeId, Plan, QuorumId, QuorumMessage, RequestId, Shared, Step,
+    Time, Word,
 };
 use serde::Serialize;
 
@@ -20,9 +21,12 @@ use super::flow::{Flow, Share, Stand, Way};
 use crate::config::Config;
 use crate::cx::{Cx, Local};
 use crate::io::{Event, FetchFault, Output, PeerFault, TimerKind};
+use crate::journal::COPIES_MAX;
 
 /// Who gets no further for so long says what it lacks.
 const PATIENCE_MS: u64 = 500;
+/// A member that has not answered for so long is lost. Cores answer at once, whatever their executors are busy with.
+const LOST_MS: u64 = 6000;
 /// Announcements said again at once, of each way.
 const AGAIN_MAX: usize = 6;
 /// Streams and gradients fetched at a time.
@@ -55,6 +59,21 @@ enum Phase {
     Going(Step),
 }
 
+/// A quorum that a node is a member of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    pub(crate) id: QuorumId,
+    pub(crate) plan: Shared<Plan>,
+}
+
+impl Assignment {
+    /// The plan that operators agreed on by hand, if there is one and this node is in it.
+    pub(crate) fn by_hand(config: &Config) -> Option<Self> {
+        let plan = config.plan.clone().filter(|plan| plan.place(&config.node).is_some())?;
+        Some(Self { id: plan.id(config.genesis.network()), plan })
+    }
+}
+
 /// A node's part in a quorum.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Quorum {
@@ -74,16 +93,19 @@ pub(crate) struct Quorum {
     /// Fetches under way for batches that are over: what comes of them is let go of.
     #[serde(serialize_with = "crate::cx::as_pairs")]
     strays: BTreeMap<RequestId, Hash>,
+    /// Since when each member owes an answer, by place.
+    #[serde(serialize_with = "crate::cx::as_pairs")]
+    owing: BTreeMap<usize, Time>,
 }
 
 impl Quorum {
     /// This node's part in a checked plan; `None` if it has none.
-    pub(crate) fn new(config: &Config) -> Option<Self> {
-        let plan = config.plan.clone()?;
+    pub(crate) fn new(config: &Config, assignment: Assignment) -> Option<Self> {
+        let Assignment { id, plan } = assignment;
         let place = plan.place(&config.node)?;
         let stand = Stand { place, members: plan.members.len() };
         Some(Self {
-            id: plan.id(config.genesis.network()),
+            id,
             stand,
             term: 0,
             phase: Phase::Waiting,
@@ -92,8 +114,52 @@ impl Quorum {
             sequences: config.genesis.training.batch,
             litter: VecDeque::new(),
             strays: BTreeMap::new(),
+            owing: BTreeMap::new(),
             plan,
         })
+    }
+
+    pub(crate) const fn id(&self) -> QuorumId {
+        self.id
+    }
+
+    /// The stages that this node runs.
+    pub(crate) fn range(&self) -> LayerRange {
+        self.plan.members.get(self.stand.place).map_or(LayerRange { start: 0, end: 0 }, |member| member.stages)
+    }
+
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.plan.members
+    }
+
+    /// The stages of the members whose work this node keeps copies of: those before it, in a ring.
+    pub(crate) fn copied(&self) -> impl Iterator<Item = LayerRange> {
+        let members = self.stand.members;
+        let before = move |back: usize| {
+            let place = self.stand.place.saturating_add(members).saturating_sub(back).checked_rem(members)?;
+            self.plan.members.get(place).map(|member| member.stages).filter(|_| back < members)
+        };
+        (1..=COPIES_MAX as usize).filter_map(before)
+    }
+
+    /// Goes on as it is under another name: the same members agreed to the same plan once more. False if it is another plan.
+    pub(crate) fn renew(&mut self, assignment: &Assignment) -> bool {
+        let same = *self.plan.members == *assignment.plan.members;
+        if same {
+            (self.id, self.plan) = (assignment.id, assignment.plan.clone());
+        }
+        same
+    }
+
+    /// Blobs that are to be dropped when this ends.
+    pub(crate) fn into_litter(mut self, cx: &mut Cx<'_>) -> VecDeque<Hash> {
+        self.leave(cx);
+        self.litter
+    }
+
+    /// Takes over what another quorum of this node left.
+    pub(crate) fn inherit(&mut self, litter: VecDeque<Hash>) {
+        self.litter.extend(litter);
     }
 
     pub(crate) fn snapshot_steps(&self) -> u64 {
@@ -116,6 +182,7 @@ impl Quorum {
         }
         self.halt(cx);
         (self.term, self.phase) = (0, Phase::Waiting);
+        self.owing.clear();
         self.report(cx, steps);
         Turn::Halt
     }
@@ -181,6 +248,12 @@ impl Quorum {
         }
     }
 
+    /// Tells a member something that it has to answer.
+    fn ask(&mut self, cx: &mut Cx<'_>, place: usize, word: Word) {
+        self.owing.entry(place).or_insert(cx.now);
+        self.tell(cx, place, word);
+    }
+
     fn tell(&self, cx: &mut Cx<'_>, place: usize, word: Word) {
         let Some(member) = self.plan.members.get(place) else { return };
         let said = QuorumMessage { quorum: self.id, node: cx.config.node, term: self.term, word };
@@ -189,11 +262,15 @@ impl Quorum {
 
     /// A member spoke. `steps` are those whose states this node has persisted.
     pub(crate) fn on_message(&mut self, cx: &mut Cx<'_>, said: &QuorumMessage, steps: &[Step]) -> Turn {
-        let place = self.plan.place(&said.node).filter(|place| *place != self.stand.place);
-        let Some(place) = place.filter(|_| said.quorum == self.id) else {
+        let Some(place) = self.plan.place(&said.node).filter(|place| *place != self.stand.place) else {
             cx.event(Event::Rejected { reject: PeerFault::OtherQuorum { node: said.node } });
             return Turn::On;
         };
+        self.owing.remove(&place);
+        if said.quorum != self.id {
+            // It does not know yet that the quorum goes on under another name, or this node does not.
+            return Turn::On;
+        }
         match &said.word {
             Word::Ready { steps: theirs } if self.stand.is_first() => {
                 self.on_ready(cx, place, said.term, theirs, steps)
@@ -219,6 +296,10 @@ impl Quorum {
                 self.on_word(cx, place, word);
                 Turn::On
             }
+            Word::Lacks { .. } => {
+                self.tell(cx, place, Word::Here);
+                Turn::On
+            }
             _ => Turn::On,
         }
     }
@@ -228,7 +309,11 @@ impl Quorum {
         match &mut self.phase {
             Phase::Gathering(reports) if term == self.term => {
                 reports.insert(place, theirs.to_vec());
-                if reports.len() == members { self.settle(cx) } else { Turn::On }
+                if reports.len() == members {
+                    return self.settle(cx);
+                }
+                self.tell(cx, place, Word::Here);
+                Turn::On
             }
             Phase::Gathering(_) => {
                 self.tell(cx, place, Word::Gather);
@@ -241,7 +326,10 @@ impl Quorum {
             }
             // It was away, or lost what it had: all begin anew.
             Phase::Going(_) => self.gather(cx, steps),
-            Phase::Waiting => Turn::On,
+            Phase::Waiting => {
+                self.tell(cx, place, Word::Here);
+                Turn::On
+            }
         }
     }
 
@@ -278,9 +366,15 @@ impl Quorum {
                 }
             }
             Word::Lacks { batch, forward, backward, done } => {
-                self.say_again(cx, place, *batch, (*forward, *backward, *done))
+                self.tell(cx, place, Word::Here);
+                self.say_again(cx, place, *batch, (*forward, *backward, *done));
             }
-            Word::Forward { .. } | Word::Backward { .. } | Word::Ready { .. } | Word::Gather | Word::Go { .. } => {}
+            Word::Forward { .. }
+            | Word::Backward { .. }
+            | Word::Ready { .. }
+            | Word::Gather
+            | Word::Go { .. }
+            | Word::Here => {}
         }
     }
 
@@ -325,7 +419,7 @@ impl Quorum {
                 let Some(member) = member else { break };
                 let id = cx.requests.issue();
                 flow.asked(way, index, id);
-                cx.out.push(Output::Fetch { id, hash, from: member.node });
+                cx.out.push(Output::Fetch { id, hash, from: member.node, keep: false });
             }
         }
     }
@@ -397,28 +491,39 @@ impl Quorum {
         }
         match &self.phase {
             Phase::Waiting if self.stand.is_first() => {}
-            Phase::Waiting => self.report(cx, steps),
+            Phase::Waiting => {
+                self.owing.entry(0).or_insert(cx.now);
+                self.report(cx, steps);
+            }
             Phase::Gathering(reports) => {
                 let silent: Vec<usize> = (0..self.stand.members).filter(|place| !reports.contains_key(place)).collect();
-                silent.into_iter().for_each(|place| self.tell(cx, place, Word::Gather));
+                silent.into_iter().for_each(|place| self.ask(cx, place, Word::Gather));
             }
             Phase::Going(_) => {
-                if let Some(flow) = batch.and_then(|batch| self.flows.iter().find(|flow| flow.batch == batch)) {
-                    self.complain(cx, flow);
-                }
+                let flow = batch.and_then(|batch| self.flows.iter().find(|flow| flow.batch == batch));
+                let complaints = flow.map(|flow| self.complaints(flow)).unwrap_or_default();
+                complaints.into_iter().for_each(|(place, word)| self.ask(cx, place, word));
             }
+        }
+        let late = |since: &Time| cx.now.ms_since(*since) >= LOST_MS;
+        let lost = self.owing.iter().filter(|(_, since)| late(since)).filter_map(|(place, _)| self.plan.members.get(*place));
+        let lost: Vec<NodeId> = lost.map(|member| member.node).collect();
+        if !lost.is_empty() {
+            cx.tell(Local::Silent(lost));
         }
     }
 
-    fn complain(&self, cx: &mut Cx<'_>, flow: &Flow) {
-        for place in (0..self.stand.members).filter(|place| *place != self.stand.place) {
+    /// What is missing from whom.
+    fn complaints(&self, flow: &Flow) -> Vec<(usize, Word)> {
+        let others = (0..self.stand.members).filter(|place| *place != self.stand.place);
+        let complaint = |place: usize| {
             let lacks =
                 |way: Way| flow.lacks(way).filter(|_| self.stand.source(way) == Some(place)).unwrap_or(self.sequences);
             let (forward, backward, done) = (lacks(Way::Forward), lacks(Way::Backward), !flow.knows(place));
-            if done || forward.min(backward) < self.sequences {
-                self.tell(cx, place, Word::Lacks { batch: flow.batch, forward, backward, done });
-            }
-        }
+            let missing = done || forward.min(backward) < self.sequences;
+            missing.then_some((place, Word::Lacks { batch: flow.batch, forward, backward, done }))
+        };
+        others.filter_map(complaint).collect()
     }
 }
 

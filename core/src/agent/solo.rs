@@ -9,20 +9,21 @@
 //! the time. A snapshot counts from the moment its journal record is durable; only then are older blobs dropped.
 
 use alloc::collections::BTreeSet;
-use alloc::vec::Vec;
 
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Mode, Ratio, RequestId, Snapshot, Step,
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, Mode, Ratio, RequestId, Snapshot, Step,
     Time, mutant,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::agent::answer::{answer_name, contradiction};
+use crate::agent::holding::Holding;
 use crate::agent::quorum::Quorum;
+use crate::agent::shelf::Shelf;
 use crate::config::Config;
 use crate::cx::Cx;
 use crate::io::{Command, Event, JobKind, Output, Recovery, TimerKind};
-use crate::journal::{JournalFact, Keeper, Progress, SNAPSHOTS_MAX, SavedState};
+use crate::journal::{Progress, SNAPSHOTS_MAX, SavedState};
 use crate::sampling::Sampler;
 use crate::schedule::schedule;
 
@@ -46,10 +47,7 @@ pub(crate) struct Solo {
     pub(super) train: Option<(Option<RequestId>, BatchId)>,
     pub(super) stepping: Option<Stepping>,
     aside: Option<(RequestId, Time)>,
-    /// The persisted states, the newest last.
-    pub(super) states: Vec<SavedState>,
-    /// The journal record that names the newest of them.
-    record: Option<JournalSeq>,
+    pub(super) shelf: Shelf,
     wish: Wish,
     limit_told: bool,
     reloads: u32,
@@ -62,6 +60,10 @@ pub(crate) struct Solo {
     running_since: Option<Time>,
     /// The members this node trains with.
     pub(super) quorum: Option<Quorum>,
+    pub(super) holding: Holding,
+    /// The newest step that the ledger has of this node's stages, and the one that was last told to it, and when.
+    pub(super) posted: Option<Step>,
+    pub(super) told: Option<(Step, Time)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +71,18 @@ pub(super) enum Phase {
     /// The executor holds no state.
     Absent,
     /// The executor was asked to make or load one.
-    Preparing(RequestId),
+    Preparing(RequestId, Taken),
     /// The executor holds the state at [`Solo::step`].
     Ready,
     /// Nothing more is asked for.
     Stopped,
+}
+
+/// The state that an executor is asked to take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Taken {
+    pub(super) step: Step,
+    pub(super) progress: Progress,
 }
 
 /// What the operator waits for, the stronger wish last.
@@ -127,7 +136,7 @@ impl Pace {
 }
 
 impl Solo {
-    pub(crate) fn new(states: Vec<SavedState>, quorum: Option<Quorum>) -> Self {
+    pub(crate) fn new(shelf: Shelf, quorum: Option<Quorum>) -> Self {
         Self {
             mode: None,
             phase: Phase::Absent,
@@ -137,8 +146,7 @@ impl Solo {
             train: None,
             stepping: None,
             aside: None,
-            states,
-            record: None,
+            shelf,
             wish: Wish::None,
             limit_told: false,
             reloads: 0,
@@ -148,17 +156,20 @@ impl Solo {
             evaluations: Pace::default(),
             running_since: None,
             quorum,
+            holding: Holding::default(),
+            posted: None,
+            told: None,
         }
     }
 
     /// Every blob that a durable fact names.
     pub(crate) fn pinned(&self) -> BTreeSet<Hash> {
-        self.states.iter().flat_map(|state| blobs(&state.snapshot)).collect()
+        self.shelf.pinned()
     }
 
     /// The last persisted step.
     fn saved(&self) -> Option<Step> {
-        self.states.last().map(|state| state.snapshot.step)
+        self.shelf.saved()
     }
 
     pub(crate) fn step(&self) -> Step {
@@ -170,7 +181,7 @@ impl Solo {
     }
 
     pub(crate) fn states(&self) -> &[SavedState] {
-        &self.states
+        self.shelf.states()
     }
 
     pub(crate) fn on_mode(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, mode: Mode) {
@@ -190,19 +201,11 @@ impl Solo {
 
     /// Writes down again which states are persisted, so that older records may go.
     pub(crate) fn on_rewrite(&mut self, cx: &mut Cx<'_>) {
-        if self.states.is_empty() {
-            return;
-        }
-        let states = List::try_from(self.states.clone());
-        assert!(states.is_ok(), "at most SNAPSHOTS_MAX states are kept");
-        let record = cx.persist(JournalFact::Saved { states: states.unwrap_or_default() });
-        self.record = Some(record);
-        let before = cx.journal.supersede(Keeper::Solo, record);
-        cx.after(record, Output::Trim { before });
+        self.shelf.rewrite(cx);
     }
 
     pub(crate) fn on_retry(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
-        self.advance(cx, sampler);
+        self.go_on(cx, sampler);
     }
 
     pub(crate) fn on_answer(
@@ -214,7 +217,7 @@ impl Solo {
         result: Result<Commitment, Fault>,
     ) {
         match result {
-            Ok(answer) => match contradiction(&answer, cx.config.stages(), self.step, self.taken_up()) {
+            Ok(answer) => match contradiction(&answer, self.range(cx.config), self.step, self.taken_up()) {
                 None => self.on_done(cx, sampler, id, job, &answer),
                 Some(fault) => self.on_fault(cx, job, &fault),
             },
@@ -230,14 +233,10 @@ impl Solo {
     }
 
     fn on_save(&mut self, cx: &mut Cx<'_>) {
-        match self.states.last() {
+        match self.shelf.newest(self.range(cx.config)) {
             // Nothing is newer than what is saved: say so once more, when it is durable.
             Some(state) if self.phase == Phase::Ready && state.snapshot.step == self.step => {
-                let event = saved_event(&state.snapshot);
-                match self.record {
-                    Some(record) if !cx.journal.is_durable(record) => cx.after(record, Output::Event(event)),
-                    Some(_) | None => cx.event(event),
-                }
+                self.shelf.tell(cx, saved_event(&state.snapshot));
             }
             Some(_) | None => self.wish = self.wish.max(Wish::Save),
         }
@@ -246,7 +245,7 @@ impl Solo {
     /// Asks for whatever comes next, if nothing is under way that it must wait for.
     pub(super) fn advance(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
         match self.phase {
-            Phase::Stopped | Phase::Preparing(_) => {}
+            Phase::Stopped | Phase::Preparing(..) => {}
             Phase::Absent if self.wish == Wish::Stop => self.stop(cx),
             Phase::Absent => {
                 if self.trains() && cx.now >= self.prepare_at {
@@ -330,8 +329,9 @@ impl Solo {
 
     fn save_due(&self, cx: &Cx<'_>, step: Step) -> bool {
         let operator = &cx.config.operator;
-        let durable = self.record.is_none_or(|record| cx.journal.is_durable(record));
-        if self.saved().is_some_and(|saved| saved >= step) || step == Step(0) {
+        let durable = self.shelf.is_durable(cx);
+        let newest = self.shelf.newest(self.range(cx.config)).map(|state| state.snapshot.step);
+        if newest.is_some_and(|saved| saved >= step) || step == Step(0) {
             return false;
         }
         if self.wish >= Wish::Save {
@@ -352,23 +352,26 @@ impl Solo {
 
     fn evaluation_due(&self, cx: &Cx<'_>, step: Step) -> bool {
         let operator = &cx.config.operator;
-        evaluates(cx.config)
+        self.range(cx.config) == cx.config.genesis.model.all_layers()
             && self.evaluations.steps_since(step) >= operator.evaluate_every_steps
             && self.evaluations.affordable(cx.now, operator.evaluate_share)
     }
 
     /// Asks for the newest persisted state, or for the first weights.
     fn prepare(&mut self, cx: &mut Cx<'_>) {
-        let genesis = &cx.config.genesis;
-        let (model, range) = (genesis.model, cx.config.stages());
-        if self.quorum.as_ref().is_some_and(|quorum| quorum.going().is_none()) {
-            return;
-        }
-        let job = match self.states.last() {
-            Some(state) => Job::Load { model, range, snapshot: state.snapshot.clone() },
-            None => Job::Init { model, range, seed: genesis.seed },
+        let (model, range, seed) = (cx.config.genesis.model, self.range(cx.config), cx.config.genesis.seed);
+        let Some(step) = self.wanted_step(cx.config) else { return };
+        let (job, progress) = match self.shelf.at(range, step) {
+            Some(state) => (Job::Load { model, range, snapshot: state.snapshot.clone() }, state.progress),
+            None if step == Step(0) => (Job::Init { model, range, seed }, Progress::default()),
+            None => {
+                if !self.holding.take_up(cx, &self.shelf, range, step) {
+                    self.lose_quorum(cx);
+                }
+                return;
+            }
         };
-        self.phase = Phase::Preparing(cx.compute(job));
+        self.phase = Phase::Preparing(cx.compute(job), Taken { step, progress });
     }
 
     fn on_done(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, id: RequestId, job: JobKind, answer: &Commitment) {
@@ -415,9 +418,10 @@ impl Solo {
     }
 
     fn on_ready(&mut self, cx: &mut Cx<'_>, step: Step, root: Hash) {
+        let Phase::Preparing(_, taken) = self.phase else { return };
         self.phase = Phase::Ready;
         self.step = step;
-        self.progress = self.states.last().map(|state| state.progress).unwrap_or_default();
+        self.progress = taken.progress;
         self.snapshots.last = Some((step, cx.now));
         self.evaluations.last = None;
         self.voids_in_a_row = 0;
@@ -479,31 +483,12 @@ impl Solo {
         if self.wish == Wish::Save {
             self.wish = Wish::None;
         }
-        let mut states = self.states.clone();
-        states.push(SavedState { snapshot: snapshot.clone(), progress: self.progress });
-        let kept = snapshots_kept(cx.config);
-        states.drain(..states.len().saturating_sub(kept));
+        let state = SavedState { range: self.range(cx.config), snapshot: snapshot.clone(), progress: self.progress };
         self.reloads = 0;
         self.retry_ms = RETRY_MS;
-        let record = self.keep(cx, states);
+        let record = self.shelf.put(cx, state, snapshots_kept(cx.config));
         cx.after(record, Output::Event(saved_event(snapshot)));
-    }
-
-    /// Writes down which states are persisted from now on; the blobs of others go when that is durable.
-    pub(super) fn keep(&mut self, cx: &mut Cx<'_>, states: Vec<SavedState>) -> JournalSeq {
-        let before = self.pinned();
-        self.states = states;
-        let states = List::try_from(self.states.clone());
-        assert!(states.is_ok(), "at most SNAPSHOTS_MAX states are kept");
-        let record = cx.persist(JournalFact::Saved { states: states.unwrap_or_default() });
-        self.record = Some(record);
-        let before_all = cx.journal.supersede(Keeper::Solo, record);
-        cx.after(record, Output::Trim { before: before_all });
-        let now = if mutant("shared blobs dropped") { BTreeSet::new() } else { self.pinned() };
-        for hash in before.difference(&now) {
-            cx.after(record, Output::Drop { hash: *hash });
-        }
-        record
+        self.post(cx);
     }
 
     fn on_fault(&mut self, cx: &mut Cx<'_>, job: JobKind, fault: &Fault) {
@@ -558,10 +543,7 @@ impl Solo {
             | Fault::Store { .. }
             | Fault::Device { .. } => false,
         };
-        let older = self.states.len().checked_sub(2).and_then(|place| self.states.get(place));
-        if let (true, Some(older)) = (damaged, older) {
-            let step = older.snapshot.step;
-            self.states.pop();
+        if damaged && let Some(step) = self.distrust(cx) {
             cx.event(Event::JobFailed { job, fault: fault.clone(), then: Recovery::Reload { step } });
             return;
         }
@@ -597,15 +579,12 @@ impl Solo {
         self.leave_quorum(cx);
         self.phase = Phase::Stopped;
         let stopped = Event::Stopped { step: self.step, saved: self.saved() };
-        match self.record {
-            Some(record) if !cx.journal.is_durable(record) => cx.after(record, Output::Event(stopped)),
-            Some(_) | None => cx.event(stopped),
-        }
+        self.shelf.tell(cx, stopped);
     }
 
     pub(super) fn cancel_all(&mut self, cx: &mut Cx<'_>) {
         let preparing = match self.phase {
-            Phase::Preparing(id) => Some(id),
+            Phase::Preparing(id, _) => Some(id),
             Phase::Absent | Phase::Ready | Phase::Stopped => None,
         };
         let train = self.train.take().and_then(|(id, _)| id);
@@ -629,10 +608,6 @@ pub(super) fn token_weight(config: &Config) -> F32 {
 
 fn saved_event(snapshot: &Snapshot) -> Event {
     Event::Saved { step: snapshot.step, root: snapshot.root, bytes: snapshot.bytes }
-}
-
-fn blobs(snapshot: &Snapshot) -> impl Iterator<Item = Hash> {
-    snapshot.layers.iter().flat_map(|layer| [layer.weights, layer.moments])
 }
 
 /// Snapshots that the operator wants and the disk has room for, with one more being written; at least one.

@@ -13,13 +13,14 @@ const JITTER_MS: u64 = 60_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TierPart {
     tier: Option<Tier>,
+    layer_us: u64,
     running: bool,
     jitter: Stream,
 }
 
 impl TierPart {
     pub(crate) fn new(seed: &Hash) -> Self {
-        Self { tier: None, running: false, jitter: Stream::new(seed, "benchmark", 0) }
+        Self { tier: None, layer_us: 0, running: false, jitter: Stream::new(seed, "benchmark", 0) }
     }
 
     /// Starts a benchmark, unless one is under way.
@@ -39,7 +40,7 @@ impl TierPart {
         match result {
             Ok(Commitment::Benchmark { layer_us }) => {
                 let tier = cx.config.genesis.params.tier(layer_us);
-                self.tier = Some(tier);
+                (self.tier, self.layer_us) = (Some(tier), layer_us);
                 cx.event(Event::TierMeasured { layer_us, tier });
             }
             Ok(other) => fail(cx, Fault::bad_job(answer_name(&other))),
@@ -60,7 +61,7 @@ impl TierPart {
         cx.timers.set(TimerKind::Benchmark, Some(cx.now.after_ms(wait)));
         cx.tell(Local::Tier(self.tier));
         if let Some(tier) = self.tier {
-            cx.tell(Local::Measured(tier));
+            cx.tell(Local::Measured { layer_us: self.layer_us, tier });
         }
     }
 }

@@ -234,6 +234,7 @@ impl Chain {
         }
         self.history.push(decided.clone(), self.giving.wanted_from(cx.now));
         self.begin_height(cx);
+        cx.head();
         if leads {
             // The others may know already; those without a vote hear it from the leader.
             let carried = Carried { node: cx.config.node, what: decided };

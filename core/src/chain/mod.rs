@@ -24,14 +24,14 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::{BlocksWanted, Certificate, Decided, SignedTransaction, SignedVote, Transaction, Vote};
+use neuroshard_proto::chain::{Action, Author, BlocksWanted, Certificate, Decided, SignedTransaction, SignedVote, Transaction, Vote};
 use neuroshard_proto::{
-    Carried, Envelope, Hash, JournalSeq, Message, NodeId, RequestId, Shared, Signature, Tier, Time, Verified,
+    Carried, Envelope, FormingMessage, FormingWord, Hash, JournalSeq, Message, NodeId, QuorumId, RequestId, Shared, Signature, Tier, Time, Verified,
 };
 use serde::{Serialize, Serializer};
 
 use crate::agreement::{Agreement, Ballot, Input, Simplex};
-use crate::cx::Cx;
+use crate::cx::{Cx, Local};
 use crate::io::{DropReason, Event, Output, TimerKind, Topic};
 use crate::ledger::{Ledger, Source};
 
@@ -139,11 +139,25 @@ impl Chain {
     pub(crate) fn on_tier(&mut self, cx: &mut Cx<'_>, tier: Tier) {
         self.duties.measured(tier);
         self.settle(cx);
+        cx.head();
     }
 
     /// Sends a message of another part, once it is signed.
     pub(crate) fn say(&mut self, cx: &mut Cx<'_>, to: NodeId, message: Box<Message>) {
         self.signing.ask(cx, Wish::Send { to, message }, None);
+        self.settle(cx);
+    }
+
+    /// Asks for this node's signature under the terms of a quorum.
+    pub(crate) fn consent(&mut self, cx: &mut Cx<'_>, quorum: QuorumId, digest: Hash, to: NodeId) {
+        self.signing.ask(cx, Wish::Consent { quorum, digest, to }, None);
+        self.settle(cx);
+    }
+
+    /// Wishes something in this node's name.
+    pub(crate) fn act(&mut self, cx: &mut Cx<'_>, action: Action, after: Option<JournalSeq>) {
+        let author = Author::Node { node: cx.config.node, epoch: self.ledger.epoch() };
+        self.wish(cx, Transaction { author, action }, after);
         self.settle(cx);
     }
 
@@ -158,7 +172,7 @@ impl Chain {
 
     pub(crate) fn on_message(&mut self, cx: &mut Cx<'_>, message: &Verified) {
         match message.message() {
-            Message::Heartbeat(_) | Message::Quorum(_) => {}
+            Message::Heartbeat(_) | Message::Quorum(_) | Message::Forming(_) => {}
             Message::Transaction(transaction) => {
                 let signed = SignedTransaction { transaction: transaction.clone(), signature: message.signature() };
                 self.take(cx, &signed, false);
@@ -200,7 +214,8 @@ impl Chain {
             | TimerKind::Benchmark
             | TimerKind::Liveness
             | TimerKind::Retry
-            | TimerKind::Quorum => {}
+            | TimerKind::Quorum
+            | TimerKind::Form => {}
         }
         self.settle(cx);
     }
@@ -216,6 +231,14 @@ impl Chain {
                 }
             }
             Some(Wish::Transaction(transaction)) => self.take(cx, &signing::signed(transaction, signature), true),
+            Some(Wish::Consent { quorum, to, .. }) if to == cx.config.node => {
+                cx.tell(Local::Accepted { quorum, signature });
+            }
+            Some(Wish::Consent { quorum, to, .. }) => {
+                let word = FormingWord::Accept { quorum, signature };
+                let message = Message::Forming(Box::new(FormingMessage { node: cx.config.node, word }));
+                self.signing.ask(cx, Wish::Send { to, message: Box::new(message) }, None);
+            }
             Some(Wish::Send { to, message }) => {
                 let message = Box::new(Envelope::signed(network, &message, signature));
                 cx.out.push(Output::Send { to, message });

@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
 use neuroshard_proto::chain::{Transaction, Vote};
-use neuroshard_proto::{Hash, JournalSeq, Message, NetworkId, NodeId, RequestId, Signature, Time};
+use neuroshard_proto::{Hash, JournalSeq, Message, NetworkId, NodeId, QuorumId, RequestId, Signature, Time};
 use serde::Serialize;
 
 use crate::cx::Cx;
@@ -27,6 +27,8 @@ const AGAIN_MAX: usize = 8;
 pub(crate) enum Wish {
     Vote(Vote),
     Transaction(Transaction),
+    /// Terms of a quorum, for who proposed them.
+    Consent { quorum: QuorumId, digest: Hash, to: NodeId },
     Send { to: NodeId, message: Box<Message> },
     Publish { topic: Topic, message: Box<Message> },
 }
@@ -35,6 +37,7 @@ impl Wish {
     fn digest(&self, network: NetworkId) -> Hash {
         match self {
             Self::Vote(vote) => vote.digest(network),
+            Self::Consent { digest, .. } => *digest,
             Self::Transaction(transaction) => transaction.digest(network),
             Self::Send { message, .. } | Self::Publish { message, .. } => message.digest(network),
         }

@@ -5,7 +5,7 @@ use neuroshard_proto::{Amount, Hash, NodeId, OwnerId, Time};
 
 use super::accounts::{self, Account};
 use super::nodes::{self, Description};
-use super::{BlockError, Head, Refusal, State, activity, beacon, evidence, money, stake, validators};
+use super::{BlockError, Head, Refusal, State, activity, anchors, beacon, evidence, money, quorums, stake, validators};
 
 /// What an epoch's end does, in this order. A block's transactions belong to the epoch that it ends.
 const EPOCH_END: [fn(&mut State); 3] = [activity::end_epoch, beacon::end_epoch, validators::end_epoch];
@@ -38,6 +38,7 @@ pub(super) fn begin(
     }
     let params = state.rules.params;
     state.clock.edit().advance(time, &params);
+    quorums::expire(state);
     validators::hear(state, &proposer);
     Ok(())
 }
@@ -98,7 +99,10 @@ fn account_wish(state: &mut State, owner: OwnerId, account: Account, action: &Ac
         | Action::Attest { .. }
         | Action::CommitRandom { .. }
         | Action::RevealRandom { .. }
-        | Action::ReportEquivocation { .. } => Err(Refusal::Author),
+        | Action::ReportEquivocation { .. }
+        | Action::FormQuorum { .. }
+        | Action::EndQuorum { .. }
+        | Action::PostStages { .. } => Err(Refusal::Author),
     }
 }
 
@@ -113,6 +117,9 @@ fn node_wish(state: &mut State, node: NodeId, action: &Action) -> Result<Amount,
         Action::CommitRandom { commitment } => beacon::commit(state, node, *commitment)?,
         Action::RevealRandom { value } => beacon::reveal(state, node, *value)?,
         Action::ReportEquivocation { evidence } => return evidence::report(state, evidence),
+        Action::FormQuorum { terms, acceptances } => quorums::form(state, node, terms, acceptances)?,
+        Action::EndQuorum { quorum } => quorums::dissolve(state, node, quorum)?,
+        Action::PostStages { quorum, posted } => anchors::post(state, node, quorum, posted)?,
         Action::Transfer { .. }
         | Action::Bond { .. }
         | Action::Unbond { .. }

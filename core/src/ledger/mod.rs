@@ -17,11 +17,13 @@ use neuroshard_proto::chain::{
     BLOCK_BYTES_MAX, Block, Certificate, Header, Seats, SignedTransaction, TRANSACTIONS_MAX,
 };
 use neuroshard_proto::{
-    Amount, Domain, Genesis, Hash, List, NetworkId, NodeId, OwnerId, Params, Ratio, Time, codec, merkle, mutant,
+    Amount, Domain, Genesis, Hash, LayerRange, List, NetworkId, NodeId, OwnerId, Params, QuorumId, Ratio, Step, Time, codec,
+    merkle, mutant,
 };
 
 mod accounts;
 mod activity;
+mod anchors;
 mod apply;
 mod beacon;
 mod clock;
@@ -31,6 +33,7 @@ mod money;
 mod nodes;
 mod part;
 mod proof;
+mod quorums;
 mod refusal;
 mod rules;
 mod source;
@@ -41,8 +44,10 @@ mod validators;
 
 pub use accounts::{Account, UNBONDINGS_MAX, Unbonding};
 pub use activity::{Activity, Successes, reputation};
+pub use anchors::Post;
 pub use nodes::{Description, Node, Standing};
 pub use proof::{MODULE_BYTES_MAX, StateProof};
+pub use quorums::Quorum;
 pub use refusal::{BlockError, Refusal};
 pub(crate) use source::Source;
 pub use source::{Computed, Ledgers};
@@ -50,16 +55,18 @@ pub use validators::Candidate;
 
 use accounts::Accounts;
 use activity::Counts;
+use anchors::Anchors;
 use beacon::Beacon;
 use clock::Clock;
 use money::Money;
 use nodes::Nodes;
 use part::Part;
+use quorums::Quorums;
 use rules::Rules;
 use validators::Validators;
 
 /// How many modules there are.
-const MODULES: usize = 8;
+const MODULES: usize = 10;
 
 /// The modules, in the order of their digests.
 #[derive(Clone, Debug)]
@@ -72,6 +79,8 @@ struct State {
     counts: Part<Counts>,
     validators: Part<Validators>,
     beacon: Part<Beacon>,
+    quorums: Part<Quorums>,
+    anchors: Part<Anchors>,
 }
 
 impl State {
@@ -86,6 +95,8 @@ impl State {
             self.counts.seal(),
             self.validators.seal(),
             if mutant("beacon left out of the root") { Hash::default() } else { self.beacon.seal() },
+            self.quorums.seal(),
+            self.anchors.seal(),
         ]
     }
 }
@@ -167,6 +178,8 @@ impl Ledger {
             counts: Part::new(Counts::genesis()),
             validators: Part::new(validators),
             beacon: Part::new(beacon),
+            quorums: Part::new(Quorums::default()),
+            anchors: Part::new(Anchors::default()),
         };
         money::assert_conserved(&state);
         Self::seal(head, state, None)
@@ -378,6 +391,31 @@ impl Ledger {
     pub fn reputation(&self, node: &NodeId) -> Option<Ratio> {
         let known = self.node(node)?;
         Some(reputation(self.uptime(node), known.successes.share()))
+    }
+
+    /// All active quorums (PROTOCOL §4).
+    pub fn quorums(&self) -> impl Iterator<Item = (&QuorumId, &Quorum)> {
+        self.inner.state.quorums.iter()
+    }
+
+    /// The active quorum that a node is a member of.
+    pub fn quorum_of(&self, node: &NodeId) -> Option<(&QuorumId, &Quorum)> {
+        self.inner.state.quorums.of(node)
+    }
+
+    /// The steps after which members persisted the whole model, the newest last, with the posts in the order of their stages.
+    pub fn anchors(&self) -> impl Iterator<Item = (Step, Vec<&Post>)> {
+        self.inner.state.anchors.whole(self.inner.state.rules.stages)
+    }
+
+    /// The newest step after which a node posted these stages.
+    pub fn posted(&self, node: &NodeId, stages: LayerRange) -> Option<Step> {
+        self.inner.state.anchors.newest(node, stages)
+    }
+
+    /// All nodes that were ever registered.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
+        self.inner.state.nodes.tree.iter()
     }
 
     /// The peers that may attest in this epoch that a node lives.

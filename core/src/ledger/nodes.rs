@@ -203,7 +203,9 @@ pub(super) fn describe(state: &mut State, node: NodeId, description: Description
 /// Whether a node may send one more message in this epoch.
 pub(super) fn check_quota(state: &State, node: &NodeId) -> Result<(), Refusal> {
     let (known, params) = (state.nodes.good(node)?, &state.rules.params.nodes);
-    let bonds = u32::try_from(bonds_behind(state, node, &known.owner)).unwrap_or(u32::MAX);
+    // A place in an active quorum, of which there are few, counts as a bond here.
+    let place = u32::from(state.quorums.of(node).is_some());
+    let bonds = u32::try_from(bonds_behind(state, node, &known.owner)).unwrap_or(u32::MAX).max(place);
     let allowed = params.messages_per_bond.saturating_mul(bonds).min(params.messages_max);
     let max = allowed.max(params.messages_unbonded);
     let (epoch, sent) = known.sent;

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use neuroshard_proto::chain::CertificateError;
-use neuroshard_proto::{Amount, Hash, NodeId, OwnerId, Time};
+use neuroshard_proto::{Amount, Hash, NodeId, OwnerId, PlanError, Step, Time};
 
 /// Why a transaction does not apply. It is its author's fault, or comes too late or too early; the state is as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,38 @@ pub enum Refusal {
     Barred { until: u64 },
     /// The statements do not contradict each other, or are not one validator's.
     Evidence,
+    /// The members' word is not good any more, or is meant to be good for too long.
+    Lapsed { until: Time, now: Time },
+    /// The members are no pipeline of the model.
+    Plan(PlanError),
+    /// Too few members for a network of this size.
+    QuorumSize { least: u32 },
+    /// Not every member signed.
+    Acceptances { members: usize, found: usize },
+    /// The node has not said what it can.
+    Undescribed { node: NodeId },
+    /// The node does not hold the stages that it is to run.
+    NotHeld { node: NodeId },
+    /// The node's speed does not match the others'.
+    Speed { node: NodeId },
+    /// The node is a member of another quorum.
+    Taken { node: NodeId },
+    /// Another quorum trains; the others stand by until there are cohorts.
+    QuorumsBusy,
+    /// The quorum is there already.
+    QuorumKnown,
+    /// There is no such active quorum.
+    NoQuorum,
+    /// Only members may wish this for a quorum.
+    NotAMember,
+    /// The same members may begin another session when 80 % of this one are over.
+    TooEarly,
+    /// The quorum went on for as long as one may.
+    SessionsOver,
+    /// The stages are not the member's, or do not make the root.
+    PostedStages,
+    /// The stages were posted at this step or a later one.
+    PostedBefore { step: Step },
 }
 
 impl Refusal {
@@ -102,6 +134,24 @@ impl fmt::Display for Refusal {
             Self::Reveal => f.write_str("the value is not what the validator committed to in the epoch before"),
             Self::Barred { until } => write!(f, "the validator withheld a value and is barred until epoch {until}"),
             Self::Evidence => f.write_str("the evidence convicts nobody"),
+            Self::Lapsed { until, now } => {
+                write!(f, "the members' word is good until {until}, now is {now}; it may be good for a minute at most")
+            }
+            Self::Plan(error) => write!(f, "the members are no pipeline: {error}"),
+            Self::QuorumSize { least } => write!(f, "a quorum has at least {least} members in a network of this size"),
+            Self::Acceptances { members, found } => write!(f, "{members} members must sign, {found} did"),
+            Self::Undescribed { node } => write!(f, "node {node:.16} has not said what it can"),
+            Self::NotHeld { node } => write!(f, "node {node:.16} does not hold the stages that it is to run"),
+            Self::Speed { node } => write!(f, "the speed of node {node:.16} does not match the others'"),
+            Self::Taken { node } => write!(f, "node {node:.16} is a member of another quorum"),
+            Self::QuorumsBusy => f.write_str("another quorum trains, and one trains in a network until there are cohorts"),
+            Self::QuorumKnown => f.write_str("the quorum is there already"),
+            Self::NoQuorum => f.write_str("there is no such active quorum"),
+            Self::NotAMember => f.write_str("this is for the quorum's members to wish"),
+            Self::TooEarly => f.write_str("the same members may begin another session when 80 % of this one are over"),
+            Self::SessionsOver => f.write_str("the quorum went on for as long as one may; it ends and is formed anew"),
+            Self::PostedStages => f.write_str("the stages are not those that the member runs, or do not make the root"),
+            Self::PostedBefore { step } => write!(f, "step {step} or a later one was posted before"),
         }
     }
 }

@@ -83,7 +83,7 @@ impl core::error::Error for ChunkError {}
 impl Ledger {
     /// The state in chunks, in an order and with limits that are the same on every node.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
-        let State { rules, clock, money, accounts, nodes, counts, validators, beacon } = &self.inner.state;
+        let State { rules, clock, money, accounts, nodes, counts, validators, beacon, quorums, anchors } = &self.inner.state;
         let modules: [Vec<u8>; MODULES] = [
             codec::encode(&**rules),
             codec::encode(&**clock),
@@ -93,6 +93,8 @@ impl Ledger {
             codec::encode(&**counts),
             codec::encode(&**validators),
             codec::encode(&**beacon),
+            codec::encode(&**quorums),
+            codec::encode(&**anchors),
         ];
         let modules = modules.into_iter().map(|bytes| Bytes::try_from(bytes).unwrap_or_default());
         let modules = List::try_from(modules.collect::<Vec<_>>()).unwrap_or_default();
@@ -259,7 +261,7 @@ impl Assembly {
 
 impl Base {
     fn open(header: &Header, modules: &[Bytes<CHUNK_BYTES_MAX>]) -> Result<Self, ChunkError> {
-        let [rules, clock, money, accounts, nodes, counts, validators, beacon] = modules else {
+        let [rules, clock, money, accounts, nodes, counts, validators, beacon, quorums, anchors] = modules else {
             return Err(ChunkError::Root { expected: header.state, found: Hash::default() });
         };
         let found = root_of(&[
@@ -271,6 +273,8 @@ impl Base {
             digest::<super::Counts>(counts),
             digest::<super::Validators>(validators),
             digest::<super::Beacon>(beacon),
+            digest::<super::Quorums>(quorums),
+            digest::<super::Anchors>(anchors),
         ]);
         if found != header.state {
             return Err(ChunkError::Root { expected: header.state, found });
@@ -284,6 +288,8 @@ impl Base {
             counts: part(5, counts)?,
             validators: part(6, validators)?,
             beacon: part(7, beacon)?,
+            quorums: part(8, quorums)?,
+            anchors: part(9, anchors)?,
         };
         let (candidates, frozen) = state.validators.roots();
         Ok(Self { accounts: state.accounts.root(), nodes: state.nodes.root(), candidates, frozen, state })

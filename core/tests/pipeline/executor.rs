@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use neuroshard_core::proto::{
     BatchOutcome, Commitment, Domain, F32, Fault, Hash, Hasher, Job, LayerBlobs, LayerRange, Micro, Passed, Returned,
-    Sample, Snapshot, Step, Turned, VoidReason,
+    Sample, Snapshot, Step, Turned, VoidReason, tile,
 };
 
 /// One machine.
@@ -47,8 +47,9 @@ impl Executor {
         self.weights.len()
     }
 
-    pub(crate) fn weights(&self) -> &[Hash] {
-        &self.weights
+    /// The stages held, by number.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (u32, Hash)> {
+        self.range.into_iter().flat_map(|range| range.iter().map(|layer| layer.0)).zip(self.weights.iter().copied())
     }
 
     fn take_up(&mut self, range: LayerRange, step: Step, weights: Vec<Hash>) {
@@ -101,10 +102,10 @@ impl Executor {
     fn snapshot(&self, blobs: &mut Blobs) -> Snapshot {
         let step = self.step;
         let blob = |what: &str, weight: &Hash| mix(what, &[weight.as_bytes(), &step.0.to_le_bytes()]);
-        let layer = |weight: &Hash| LayerBlobs { weights: *weight, moments: blob("moments", weight) };
+        let layer = |weight: &Hash| LayerBlobs { root: *weight, weights: *weight, moments: blob("moments", weight) };
         let layers: Vec<LayerBlobs> = self.weights.iter().map(layer).collect();
         blobs.extend(layers.iter().flat_map(|layer| [layer.weights, layer.moments]));
-        let root = mix("root", &self.weights.iter().map(|weight| &weight.as_bytes()[..]).collect::<Vec<_>>());
+        let root = tile::model_state(step, &self.weights);
         Snapshot { step, root, layers: layers.try_into().unwrap(), bytes: 1 }
     }
 

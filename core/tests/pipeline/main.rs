@@ -2,6 +2,7 @@
 //! something else, or in another order, ends with another state.
 
 mod executor;
+mod forming;
 mod world;
 
 use neuroshard_core::Event;

@@ -1,11 +1,11 @@
 //! The members' hosts and what lies between them, in virtual time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::{
-    BatchId, Commitment, Envelope, Founder, Hash, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan,
-    QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
+    BatchId, Commitment, Envelope, Founder, Hash, Heartbeat, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan,
+    Preset, QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, FetchFault, Input, Operator, Outbox, Output};
 
@@ -25,9 +25,11 @@ pub(crate) struct Weather {
 
 enum Next {
     Frame(Vec<u8>),
-    Fetch { life: u32, id: RequestId, hash: Hash, from: usize },
+    Fetch { life: u32, id: RequestId, hash: Hash, from: usize, keep: bool },
     Worked { life: u32 },
     Persisted { life: u32, upto: JournalSeq },
+    /// All neighbours are told that the node lives.
+    Greet,
     Start,
 }
 
@@ -44,8 +46,8 @@ struct Node {
     passing: BTreeMap<Hash, u32>,
     persisted: Blobs,
     events: Vec<Event>,
-    /// The state after each step, by stage.
-    states: BTreeMap<Step, Vec<Hash>>,
+    /// The last step it took.
+    step: Step,
 }
 
 pub(crate) struct World {
@@ -57,6 +59,10 @@ pub(crate) struct World {
     dice: u64,
     weather: Weather,
     outbox: Outbox,
+    /// The state after each step, by stage: whoever computes it comes to the same.
+    states: BTreeMap<Step, BTreeMap<u32, Hash>>,
+    /// Nodes that hear nothing and say nothing.
+    cut_off: BTreeSet<usize>,
 }
 
 impl Node {
@@ -131,7 +137,7 @@ impl World {
             passing: BTreeMap::new(),
             persisted: Blobs::new(),
             events: Vec::new(),
-            states: BTreeMap::new(),
+            step: Step(0),
         };
         let nodes = configs.iter().map(node).collect();
         let mut world = Self {
@@ -143,8 +149,31 @@ impl World {
             dice: seed,
             weather,
             outbox: Outbox::default(),
+            states: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
         };
         (0..world.nodes.len()).for_each(|place| world.start(place));
+        world
+    }
+
+    /// A network of so many nodes that all decide together and find their quorums by themselves. Those of `narrow` have room
+    /// for two stages.
+    pub(crate) fn network(nodes: usize, narrow: &[usize], weather: Weather, seed: u64) -> Self {
+        let founders: Vec<Founder> = (0..nodes).map(|place| Founder::alone(name(place))).collect();
+        let config = |place: usize| {
+            let mut config = config(place, None);
+            let mut genesis = (*config.genesis).clone();
+            genesis.founders = founders.clone().try_into().unwrap();
+            genesis.params.phases.iter_mut().for_each(|row| row.sync_interval = SNAPSHOT_STEPS);
+            if narrow.contains(&place) {
+                let two = genesis.model.training_bytes(LayerRange { start: 3, end: 5 });
+                config.operator.memory_bytes = two * 5 / 4 + 1000;
+            }
+            config.genesis = genesis.into();
+            config
+        };
+        let mut world = Self::of((0..nodes).map(config).collect(), weather, seed);
+        (0..nodes).for_each(|place| world.put(10 + place as u64, place, Next::Greet));
         world
     }
 
@@ -228,7 +257,7 @@ impl World {
 
     /// All stages' weights after a step, by those who run them.
     pub(crate) fn state_after(&self, step: Step) -> Vec<Hash> {
-        self.nodes.iter().flat_map(|node| node.states[&step].iter().copied()).collect()
+        self.states[&step].values().copied().collect()
     }
 
     /// Streams and gradients do not pile up.
@@ -241,7 +270,8 @@ impl World {
 
     pub(crate) fn run_to(&mut self, step: Step) {
         let limit = self.now + 3_600_000;
-        while self.nodes.iter().any(|node| !node.states.contains_key(&step)) {
+        let stages = Preset::Nano.specs().0.layers as usize + 1;
+        while self.states.get(&step).is_none_or(|state| state.len() < stages) {
             assert!(self.turn() && self.now < limit, "stuck: {:#?}", self.stuck());
         }
     }
@@ -283,16 +313,23 @@ impl World {
         let lives = |node: &Node, life: u32| node.core.is_some() && node.life == life;
         match next {
             Next::Start => self.start(place),
+            Next::Greet => self.greet(place),
             Next::Frame(frame) => {
                 if self.nodes[place].core.is_some() {
                     self.input(place, Input::Message(Verified::open(&frame).unwrap()));
                 }
             }
-            Next::Fetch { life, id, hash, from } => {
-                let has = self.nodes[from].core.is_some() && self.nodes[from].blobs.contains(&hash);
+            Next::Fetch { life, id, hash, from, keep } => {
+                let cut = self.cut_off.contains(&from) || self.cut_off.contains(&place);
+                let has = !cut && self.nodes[from].core.is_some() && self.nodes[from].blobs.contains(&hash);
                 if lives(&self.nodes[place], life) {
-                    if has {
-                        self.nodes[place].hold(hash);
+                    match (has, keep) {
+                        (false, _) => {}
+                        (true, false) => self.nodes[place].hold(hash),
+                        (true, true) => {
+                            self.nodes[place].blobs.insert(hash);
+                            self.nodes[place].persisted.insert(hash);
+                        }
                     }
                     let result = if has { Ok(()) } else { Err(FetchFault::Missing) };
                     self.input(place, Input::Fetched { id, result });
@@ -322,9 +359,11 @@ impl World {
             match &job {
                 Job::Snapshot { .. } => node.persisted.extend(node.blobs.difference(&before).copied()),
                 Job::Step { step, .. } if result.is_ok() => {
-                    let state = node.executor.weights().to_vec();
-                    if let Some(earlier) = node.states.insert(step.next(), state.clone()) {
-                        assert_eq!(earlier, state, "what is trained again comes out the same");
+                    node.step = step.next();
+                    let state = self.states.entry(step.next()).or_default();
+                    for (stage, weight) in node.executor.weights() {
+                        let earlier = *state.entry(stage).or_insert(weight);
+                        assert_eq!(earlier, weight, "what is trained again comes out the same");
                     }
                 }
                 _ => {}
@@ -379,20 +418,64 @@ impl World {
                 let signature = Signature(key(place).sign(digest.as_bytes()).to_bytes());
                 return Some(Input::Signed { id, signature });
             }
-            Output::Send { to, message } => self.send(&to, &message),
-            Output::Publish { .. } => {}
-            Output::Fetch { id, hash, from } => {
+            Output::Send { to, message } => self.send(place, &to, &message),
+            Output::Publish { message, .. } => {
+                for other in (0..self.nodes.len()).filter(|other| *other != place) {
+                    self.send(place, &name(other), &message);
+                }
+            }
+            Output::Fetch { id, hash, from, keep } => {
                 let from = (0..self.nodes.len()).find(|other| name(*other) == from).expect("a member");
                 let after = 1 + self.roll(self.weather.latest_ms);
-                self.put(after, place, Next::Fetch { life, id, hash, from });
+                self.put(after, place, Next::Fetch { life, id, hash, from, keep });
             }
             Output::Event(event) => node.events.push(event),
         }
         None
     }
 
-    fn send(&mut self, to: &NodeId, message: &Envelope) {
+    /// Every ten seconds all others hear that a node lives.
+    fn greet(&mut self, place: usize) {
+        self.put(10_000, place, Next::Greet);
+        if self.nodes[place].core.is_none() {
+            return;
+        }
+        let (node, time, step) = (name(place), Time::from_ms(self.now), self.step(place));
+        let heartbeat = Heartbeat { node, time, quorum: None, queue_depth: 0, free_bytes: 0, step };
+        let sign = |digest: &Hash| Signature(key(place).sign(digest.as_bytes()).to_bytes());
+        let envelope = Envelope::seal(self.configs[0].genesis.network(), &Message::Heartbeat(heartbeat), sign);
+        for other in (0..self.nodes.len()).filter(|other| *other != place) {
+            self.send(place, &name(other), &envelope);
+        }
+    }
+
+    /// The power of a node goes and does not come back.
+    pub(crate) fn lose(&mut self, place: usize) {
+        self.kill(place);
+    }
+
+    /// Nobody hears a node any more, and it hears nobody; or all is as before.
+    pub(crate) fn cut_off(&mut self, place: usize, cut: bool) {
+        if cut { self.cut_off.insert(place) } else { self.cut_off.remove(&place) };
+    }
+
+    /// The members of the quorum that trains, as a node sees it, in their order.
+    pub(crate) fn members(&self, place: usize) -> Vec<usize> {
+        let core = self.nodes[place].core.as_ref().expect("a node that lives");
+        let members = core.ledger().quorums().flat_map(|(_, quorum)| quorum.plan.members.iter());
+        members.filter_map(|member| (0..self.nodes.len()).find(|place| name(*place) == member.node)).collect()
+    }
+
+    /// The last step that anybody took.
+    pub(crate) fn furthest(&self) -> Step {
+        self.nodes.iter().map(|node| node.step).max().unwrap_or_default()
+    }
+
+    fn send(&mut self, from: usize, to: &NodeId, message: &Envelope) {
         let Some(place) = (0..self.nodes.len()).find(|place| name(*place) == *to) else { return };
+        if self.cut_off.contains(&from) || self.cut_off.contains(&place) {
+            return;
+        }
         let Weather { lost_percent, doubled_percent, latest_ms } = self.weather;
         let copies = if self.roll(100) < lost_percent { 0 } else { 1 + u64::from(self.roll(100) < doubled_percent) };
         for _ in 0..copies {

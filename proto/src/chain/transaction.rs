@@ -16,10 +16,12 @@ use crate::codec::{self, Canonical};
 use crate::envelope::{Signature, WIRE_VERSION, signing_bytes, verify};
 use crate::hash::{Domain, Hash, Hasher};
 use crate::hex;
-use crate::ids::{NetworkId, NodeId, OwnerId};
+use crate::bounded::List;
+use crate::ids::{NetworkId, NodeId, OwnerId, QuorumId};
 use crate::message::Kind;
 use crate::model::LayerRange;
 use crate::params::Tier;
+use crate::quorum::{MEMBERS_MAX, PostedStages, Terms};
 
 /// An ed25519 public key that signs for an account.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Schema)]
@@ -66,7 +68,7 @@ pub struct Transaction {
 }
 
 impl Canonical for Transaction {
-    const BYTES_MAX: u32 = 4096;
+    const BYTES_MAX: u32 = 16 << 10;
 }
 
 impl Transaction {
@@ -133,6 +135,13 @@ pub enum Action {
     /// From the next epoch on, this node of the account's votes with the account's bond (PROTOCOL §11). An account's first
     /// node is nominated with its registration.
     Nominate { node: NodeId },
+    /// Nodes become a quorum (PROTOCOL §4). The acceptances are the members' signatures over
+    /// [`Terms::acceptance_digest`], in their order.
+    FormQuorum { terms: Box<Terms>, acceptances: List<Signature, MEMBERS_MAX> },
+    /// A member ends its quorum.
+    EndQuorum { quorum: QuorumId },
+    /// A member of a quorum has persisted its stages, and gives them to whoever takes them up.
+    PostStages { quorum: QuorumId, posted: Box<PostedStages> },
 }
 
 /// What a node signs to become an account's.
