@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::{Action, SignedTransaction};
 use neuroshard_proto::{
-    Commitment, Fault, FormingMessage, Hash, Heartbeat, Job, JournalSeq, Message, Mode, NodeId, QuorumId, QuorumMessage, RequestId, Signature, Tier,
-    Time, Verified,
+    Commitment, Fault, FormingMessage, Hash, Heartbeat, Job, JournalSeq, Message, Mode, NodeId, QuorumId,
+    QuorumMessage, RequestId, Signature, Tier, Time, Verified,
 };
 use serde::{Deserialize, Serialize, Serializer};
 

@@ -7,8 +7,8 @@ use core::fmt;
 use neuroshard_proto::chain::SignedTransaction;
 use neuroshard_proto::codec::Canonical;
 use neuroshard_proto::{
-    BatchId, Bytes, Commitment, Decline, Envelope, F32, Fault, Hash, Job, JournalSeq, LayerRange, Mode, NodeId, QuorumId, RequestId,
-    Signature, Step, Text, Tier, Time, Verified,
+    BatchId, Bytes, Commitment, Decline, Envelope, F32, Fault, Hash, Job, JournalSeq, LayerRange, Mode, NodeId,
+    QuorumId, RequestId, Signature, Step, Text, Tier, Time, Verified,
 };
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};

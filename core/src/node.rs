@@ -11,8 +11,8 @@ use core::ops::{Deref, DerefMut};
 use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{
-    Domain, GenesisError, Hash, Hasher, JournalSeq, LayerRange, Message, Mode, NetworkId, NodeId, PlanError, Shared, Step, Time,
-    Verified, mutant,
+    Domain, GenesisError, Hash, Hasher, JournalSeq, LayerRange, Message, Mode, NetworkId, NodeId, PlanError, Shared,
+    Step, Time, Verified, mutant,
 };
 use serde::Serialize;
 
@@ -419,9 +419,18 @@ impl Core {
                     chain.on_tier(&mut cx, tier);
                     forming.on_speed(&mut cx, chain.ledger(), layer_us, tier);
                 }
-                Local::Peer { node, up } => forming.on_peer(&mut cx, chain.ledger(), node, up),
-                Local::Forming(message) => forming.on_message(&mut cx, chain.ledger(), &message),
-                Local::Timer(TimerKind::Form) => forming.on_timer(&mut cx, chain.ledger()),
+                Local::Peer { node, up } => {
+                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_peer(&mut cx, chain.ledger(), node, up);
+                }
+                Local::Forming(message) => {
+                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_message(&mut cx, chain.ledger(), &message);
+                }
+                Local::Timer(TimerKind::Form) => {
+                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_timer(&mut cx, chain.ledger());
+                }
                 Local::Silent(nodes) => forming.on_silent(&mut cx, chain.ledger(), nodes),
                 Local::Consent { quorum, digest, to } => chain.consent(&mut cx, quorum, digest, to),
                 Local::Accepted { quorum, signature } => {
@@ -434,6 +443,7 @@ impl Core {
                 }
                 Local::Head => {
                     mode.on_head(&mut cx, chain.ledger());
+                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
                     forming.on_head(&mut cx, chain.ledger());
                     solo.on_head(&mut cx, &self.sampler, chain.ledger());
                 }

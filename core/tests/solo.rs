@@ -130,8 +130,9 @@ fn weights_that_were_brought_along_are_the_first_state() {
     let (mut config, mut disk) = (config(), Disk::default());
     let stages = u64::from(config.genesis.model.layers) + 1;
     let blob = |stage| Hash::of_blob(format!("brought along {stage}").as_bytes());
-    let layers: Vec<_> =
-        (0..stages).map(|stage| LayerBlobs { root: blob(stage), weights: blob(stage), moments: blob(stage + stages) }).collect();
+    let layers: Vec<_> = (0..stages)
+        .map(|stage| LayerBlobs { root: blob(stage), weights: blob(stage), moments: blob(stage + stages) })
+        .collect();
     let (root, bytes) = (Hash::of_blob(b"their root"), config.genesis.model.state_bytes());
     let first = Snapshot { step: Step(0), root, layers: layers.try_into().unwrap(), bytes };
     let seeded = config.genesis.network();

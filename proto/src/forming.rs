@@ -53,4 +53,6 @@ pub enum Decline {
     Stages,
     /// The terms are good no longer, or for too long.
     Lapsed,
+    /// It has trained the whole model further than what was posted, and posts that first.
+    Ahead,
 }

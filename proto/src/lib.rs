@@ -76,8 +76,8 @@ pub use genesis::{
 pub use hash::{Domain, Hash, Hasher};
 pub use ids::{BatchId, JournalSeq, LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, RequestId, Step};
 pub use job::{
-    BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Progress, Returned, Schedule,
-    Snapshot, TensorRef, Turned, VoidReason,
+    BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Progress, Returned,
+    Schedule, Snapshot, TensorRef, Turned, VoidReason,
 };
 pub use message::{Carried, Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};

@@ -12,8 +12,8 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
-    Decline, FormingMessage, FormingWord, Hash, List, Member, Message, Mode, NodeId, Plan, QuorumId, Shared, Signature, Stream,
-    Terms, Tier, Time,
+    Decline, FormingMessage, FormingWord, Hash, List, Member, Message, Mode, NodeId, Plan, QuorumId, Shared, Signature,
+    Stream, Terms, Tier, Time,
 };
 use serde::Serialize;
 
@@ -91,6 +91,10 @@ pub(crate) struct Forming {
     /// Whom this node gave its word to, and until when.
     reserved: Option<(QuorumId, Time)>,
     assigned: Option<QuorumId>,
+    /// This node alone has trained further than what was posted: nobody else could go on from there.
+    ahead: bool,
+    /// What it trained is being persisted, and would be lost if it were given stages now.
+    unsaved: bool,
     look_at: Time,
     improve_at: Time,
     draws: Stream,
@@ -105,6 +109,8 @@ impl Forming {
             state: State::Resting,
             reserved: None,
             assigned: None,
+            ahead: false,
+            unsaved: false,
             look_at: Time::ZERO,
             improve_at: Time::ZERO,
             draws: Stream::new(seed, "forming", 0),
@@ -118,8 +124,17 @@ impl Forming {
     }
 
     pub(crate) fn on_peer(&mut self, cx: &mut Cx<'_>, ledger: &Ledger, node: NodeId, up: bool) {
-        if up { self.peers.insert(node) } else { self.peers.remove(&node) };
+        if up {
+            self.peers.insert(node)
+        } else {
+            self.peers.remove(&node)
+        };
         self.arm(cx, ledger);
+    }
+
+    /// How this node's own training stands to what was posted, and whether it is persisted.
+    pub(crate) fn on_progress(&mut self, (ahead, unsaved): (bool, bool)) {
+        (self.ahead, self.unsaved) = (ahead, unsaved);
     }
 
     /// Members of the quorum do not answer.
@@ -167,7 +182,7 @@ impl Forming {
 
     fn reason(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Reason> {
         let Some((_, quorum)) = ledger.quorum_of(&cx.config.node) else {
-            let alone = self.peers.is_empty();
+            let alone = self.peers.is_empty() || self.unsaved;
             return (!alone && ledger.quorums().next().is_none()).then_some(Reason::None);
         };
         if !self.silent.is_empty() {
@@ -181,7 +196,7 @@ impl Forming {
             return Some(Reason::Renewal);
         }
         let outsiders = self.peers.iter().any(|node| quorum.plan.place(node).is_none());
-        (place == 0 && outsiders && cx.now >= self.improve_at).then_some(Reason::Faster)
+        (place == 0 && outsiders && !self.ahead && cx.now >= self.improve_at).then_some(Reason::Faster)
     }
 
     /// When there may be something to do.
@@ -193,6 +208,7 @@ impl Forming {
             State::Resting if self.skill(cx, ledger).is_none() => None,
             State::Resting => match self.reason(cx, ledger) {
                 Some(_) => Some(self.look_at.max(cx.now)),
+                None if self.unsaved => Some(cx.now.after_ms(1000)),
                 None => self.assigned.map(|_| self.improve_at.max(cx.now.after_ms(1000))),
             },
         };
@@ -207,7 +223,9 @@ impl Forming {
                 }
             }
             State::Asking { since, .. } if cx.now >= since.after_ms(ASK_MS) => self.propose(cx, ledger),
-            State::Proposing(proposal) if cx.now >= proposal.since.after_ms(PROPOSE_MS) => self.propose_again(cx, ledger),
+            State::Proposing(proposal) if cx.now >= proposal.since.after_ms(PROPOSE_MS) => {
+                self.propose_again(cx, ledger)
+            }
             State::Publishing { since, .. } if cx.now >= since.after_ms(PUBLISH_MS) => self.rest(cx),
             State::Asking { .. } | State::Proposing(_) | State::Publishing { .. } => {}
         }
@@ -224,7 +242,9 @@ impl Forming {
 
     fn ask(&mut self, cx: &mut Cx<'_>, ledger: &Ledger, reason: Reason) {
         let question = self.draws.next_u64();
-        let able = |node: &&NodeId| !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some();
+        // Who is ahead begins alone, and posts what it has.
+        let able =
+            |node: &&NodeId| !self.ahead && !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some();
         let asked: Vec<NodeId> = self.peers.iter().filter(able).take(ASKED_MAX).copied().collect();
         self.state = State::Asking { reason, question, since: cx.now, asked: asked.len(), skills: Vec::new() };
         asked.iter().for_each(|node| say(cx, *node, FormingWord::Ask { question }));
@@ -254,6 +274,8 @@ impl Forming {
         let Some((layer_us, _)) = self.layer_us else { return };
         let declines = if self.skill(cx, ledger).is_none() {
             Some(Decline::Unwilling)
+        } else if self.ahead {
+            Some(Decline::Ahead)
         } else {
             self.is_reserved(cx.now, None).then_some(Decline::Reserved)
         };
@@ -342,7 +364,14 @@ impl Forming {
     }
 
     /// The members to propose, if it is worth it.
-    fn crew(&self, task: &Task<'_>, own: Skill, skills: &[Skill], reason: Reason, now: Option<&Quorum>) -> Option<Crew> {
+    fn crew(
+        &self,
+        task: &Task<'_>,
+        own: Skill,
+        skills: &[Skill],
+        reason: Reason,
+        now: Option<&Quorum>,
+    ) -> Option<Crew> {
         let best = task.choose(own, skills)?;
         let Some(now) = now else { return Some(best) };
         let all: Vec<Skill> = skills.iter().copied().chain([own]).collect();
@@ -373,7 +402,14 @@ impl Forming {
         }
     }
 
-    fn judge(&self, cx: &Cx<'_>, ledger: &Ledger, from: NodeId, quorum: QuorumId, terms: &Terms) -> Result<(), Decline> {
+    fn judge(
+        &self,
+        cx: &Cx<'_>,
+        ledger: &Ledger,
+        from: NodeId,
+        quorum: QuorumId,
+        terms: &Terms,
+    ) -> Result<(), Decline> {
         let skill = self.skill(cx, ledger).ok_or(Decline::Unwilling)?;
         if terms.valid_until <= cx.now || terms.valid_until.ms_since(cx.now) > 2 * GOOD_MS {
             return Err(Decline::Lapsed);
@@ -382,6 +418,9 @@ impl Forming {
         let fits = own.is_some_and(|own| skill.held.start <= own.stages.start && own.stages.end <= skill.held.end);
         if !fits || terms.plan.check(&cx.config.genesis.model).is_err() || terms.plan.place(&from).is_none() {
             return Err(Decline::Stages);
+        }
+        if self.ahead {
+            return Err(Decline::Ahead);
         }
         if ledger.quorum_of(&cx.config.node).is_some_and(|(id, _)| !terms.ends.contains(id)) {
             return Err(Decline::Taken);

@@ -9,7 +9,9 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use neuroshard_proto::{Hash, LayerBlobs, LayerIndex, LayerRange, List, ModelSpec, NodeId, RequestId, Snapshot, Step, Time};
+use neuroshard_proto::{
+    Hash, LayerBlobs, LayerIndex, LayerRange, List, ModelSpec, NodeId, RequestId, Snapshot, Step, Time,
+};
 use serde::Serialize;
 
 use super::shelf::Shelf;
@@ -117,7 +119,9 @@ impl Holding {
         let layer = |stage| shelf.stage(stage, step).or_else(|| anchor.and_then(|anchor| anchor.stage(stage)));
         let Some(layers) = range.iter().map(layer).collect::<Option<Vec<LayerBlobs>>>() else { return false };
         let kept = shelf.states().iter().find(|state| state.snapshot.step == step);
-        let Some(progress) = anchor.map(|anchor| anchor.progress).or(kept.map(|state| state.progress)) else { return false };
+        let Some(progress) = anchor.map(|anchor| anchor.progress).or(kept.map(|state| state.progress)) else {
+            return false;
+        };
         let holders = anchor.map(|anchor| anchor.holders(range, &cx.config.node)).unwrap_or_default();
         let Some(state) = assemble(&cx.config.genesis.model, range, step, layers, progress) else { return false };
         self.begin(cx, shelf, true, state, holders);
@@ -203,11 +207,6 @@ impl Holding {
                 cx.out.push(Output::Drop { hash });
             }
         }
-    }
-
-    /// Whether stages that this node is to train are on their way.
-    pub(crate) fn is_taking_up(&self) -> bool {
-        self.errand.as_ref().is_some_and(|errand| errand.own)
     }
 }
 

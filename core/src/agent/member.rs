@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, Job, LayerRange, List, Mode, Passed, PostedStages, QuorumMessage, RequestId, Returned, Sample,
-    Step, Turned, VoidReason,
+    BatchId, BatchOutcome, Commitment, Job, LayerRange, List, Mode, Passed, PostedStages, QuorumMessage, RequestId,
+    Returned, Sample, Step, Turned, VoidReason,
 };
 
 use super::flow::{Task, Way};
@@ -57,6 +57,16 @@ impl Solo {
             Some(quorum) => quorum.going(),
             None => self.steps(config).last().copied(),
         }
+    }
+
+    /// Whether this node has trained the whole model further than what was posted, or than it has persisted.
+    /// What is not persisted yet would be lost if the node were given other stages now: that is said too.
+    pub(crate) fn is_ahead(&self, config: &Config, ledger: &Ledger) -> (bool, bool) {
+        let all = config.genesis.model.all_layers();
+        let posted = ledger.anchors().map(|(step, _)| step).last().unwrap_or_default();
+        let saved = self.shelf.newest(all).map(|state| state.snapshot.step).unwrap_or_default();
+        let unsaved = self.quorum.is_none() && self.phase == Phase::Ready && self.step > saved;
+        (saved > posted || unsaved, unsaved)
     }
 
     /// The steps from which this node could go on, in order: those whose states are here, or with others.

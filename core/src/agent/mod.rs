@@ -2,13 +2,13 @@
 
 pub(crate) mod answer;
 pub(crate) mod flow;
+pub(crate) mod forming;
+pub(crate) mod holding;
 pub(crate) mod liveness;
 mod member;
 pub(crate) mod mode;
+pub(crate) mod partition;
 pub(crate) mod quorum;
+pub(crate) mod shelf;
 pub(crate) mod solo;
 pub(crate) mod tier;
-pub(crate) mod forming;
-pub(crate) mod holding;
-pub(crate) mod partition;
-pub(crate) mod shelf;

@@ -77,15 +77,17 @@ impl ModePart {
     }
 }
 
-/// PROTOCOL §2's selection. The memory rule decides what the node holds: all layers or, while there is nobody to
-/// share a model with, none.
+/// PROTOCOL §2's selection. By the memory rule a node holds all stages, or those that it has room for; alone it can only train
+/// all.
 fn choose(config: &Config, tier: Option<Tier>, live_peers: u32, agreed: Agreed) -> (Mode, ModeReason) {
     let (model, operator) = (config.genesis.model, config.operator);
     let planned = config.plan.as_ref().is_some_and(|plan| plan.place(&config.node).is_some());
     let needed = model.training_bytes(config.stages());
     let allowed = config.genesis.params.holding_share.of(operator.memory_bytes);
-    if needed > allowed {
-        return (Mode::Idle, ModeReason::TooLittleMemory { needed, allowed });
+    let too_little = (Mode::Idle, ModeReason::TooLittleMemory { needed, allowed });
+    let alone = live_peers == 0 && !agreed.many && !agreed.quorums;
+    if needed > allowed && (planned || alone || !agreed.registered) {
+        return too_little;
     }
     let Some(tier) = tier else { return (Mode::Idle, ModeReason::NoTier) };
     if planned {
@@ -94,7 +96,7 @@ fn choose(config: &Config, tier: Option<Tier>, live_peers: u32, agreed: Agreed) 
     if agreed.member {
         return (Mode::Pipeline, ModeReason::Member);
     }
-    if live_peers == 0 && !agreed.many && !agreed.quorums {
+    if alone {
         return (Mode::Solo, ModeReason::Alone);
     }
     match operator.mode {

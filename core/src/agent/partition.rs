@@ -125,13 +125,17 @@ impl Task<'_> {
         let all = self.model.all_layers();
         let stages = (all.end.saturating_sub(all.start)) as usize;
         // best[i][s]: the slowest of the first i members when they run the first s stages, and where the last of them begins.
-        let mut best: Vec<Vec<Option<(u64, usize)>>> = vec![vec![None; stages.saturating_add(1)]; order.len().saturating_add(1)];
+        let mut best: Vec<Vec<Option<(u64, usize)>>> =
+            vec![vec![None; stages.saturating_add(1)]; order.len().saturating_add(1)];
         *best.first_mut()?.first_mut()? = Some((0, 0));
         for (place, skill) in order.iter().enumerate() {
             for end in 1..=stages {
                 let begin = |begin: usize| {
                     let (slowest, _) = (*best.get(place)?.get(begin)?)?;
-                    let range = LayerRange { start: all.start.saturating_add(begin as u32), end: all.start.saturating_add(end as u32) };
+                    let range = LayerRange {
+                        start: all.start.saturating_add(begin as u32),
+                        end: all.start.saturating_add(end as u32),
+                    };
                     let holds = skill.held.start <= range.start && range.end <= skill.held.end;
                     holds.then(|| (slowest.max(self.stages_us(skill, range)), begin))
                 };

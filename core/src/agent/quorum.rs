@@ -12,8 +12,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use neuroshard_proto::{
-    BatchId, F32, Hash, LayerRange, List, Member, Message, NodeId, Plan, QuorumId, QuorumMessage, RequestId, Shared, Step,
-    Time, Word,
+    BatchId, F32, Hash, LayerRange, List, Member, Message, NodeId, Plan, QuorumId, QuorumMessage, RequestId, Shared,
+    Step, Time, Word,
 };
 use serde::Serialize;
 
@@ -126,10 +126,6 @@ impl Quorum {
     /// The stages that this node runs.
     pub(crate) fn range(&self) -> LayerRange {
         self.plan.members.get(self.stand.place).map_or(LayerRange { start: 0, end: 0 }, |member| member.stages)
-    }
-
-    pub(crate) fn members(&self) -> &[Member] {
-        &self.plan.members
     }
 
     /// The stages of the members whose work this node keeps copies of: those before it, in a ring.
@@ -506,7 +502,8 @@ impl Quorum {
             }
         }
         let late = |since: &Time| cx.now.ms_since(*since) >= LOST_MS;
-        let lost = self.owing.iter().filter(|(_, since)| late(since)).filter_map(|(place, _)| self.plan.members.get(*place));
+        let lost =
+            self.owing.iter().filter(|(_, since)| late(since)).filter_map(|(place, _)| self.plan.members.get(*place));
         let lost: Vec<NodeId> = lost.map(|member| member.node).collect();
         if !lost.is_empty() {
             cx.tell(Local::Silent(lost));

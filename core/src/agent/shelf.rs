@@ -75,7 +75,8 @@ impl Shelf {
     /// Takes a copy of another's stages, in place of older ones of any of them.
     pub(crate) fn copy(&mut self, cx: &mut Cx<'_>, state: SavedState) {
         self.change(cx, |shelf| {
-            let apart = |other: &SavedState| other.range.end <= state.range.start || state.range.end <= other.range.start;
+            let apart =
+                |other: &SavedState| other.range.end <= state.range.start || state.range.end <= other.range.start;
             shelf.copies.retain(apart);
             shelf.copies.push(state);
             shelf.copies.drain(..shelf.copies.len().saturating_sub(COPIES_MAX as usize));

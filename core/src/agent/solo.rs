@@ -11,8 +11,7 @@
 use alloc::collections::BTreeSet;
 
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, Mode, Ratio, RequestId, Snapshot, Step,
-    Time, mutant,
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, Mode, Ratio, RequestId, Snapshot, Step, Time, mutant,
 };
 use serde::{Deserialize, Serialize};
 

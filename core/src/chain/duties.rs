@@ -10,7 +10,7 @@ use neuroshard_proto::chain::{Action, Author, Transaction, random_commitment};
 use neuroshard_proto::{Hash, Stream, Tier};
 use serde::Serialize;
 
-use super::Chain;
+use super::{Chain, room};
 use crate::cx::Cx;
 use crate::journal::JournalFact;
 use crate::ledger::Standing;
@@ -71,12 +71,12 @@ impl Chain {
         let Some(known) = self.ledger.node(&me).filter(|known| known.standing == Standing::Good) else { return };
         let described = known.description;
         let author = Author::Node { node: me, epoch };
-        let model = cx.config.genesis.model;
+        let today = described.map(|description| description.held);
         if let Some(tier) = self.duties.tier
             && self.duties.described != Some(epoch)
+            && let Some(held) = room::held(cx.config, &self.ledger, today)
         {
             let (memory_bytes, storage_bytes) = (cx.config.operator.memory_bytes, cx.config.operator.disk_bytes);
-            let held = model.all_layers();
             let same = described.is_some_and(|one| {
                 (one.memory_bytes, one.storage_bytes, one.tier, one.held) == (memory_bytes, storage_bytes, tier, held)
             });

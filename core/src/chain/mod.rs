@@ -17,6 +17,7 @@ mod history;
 mod ladder;
 mod mempool;
 mod restore;
+mod room;
 mod signing;
 mod taking;
 
@@ -24,9 +25,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use neuroshard_proto::chain::{Action, Author, BlocksWanted, Certificate, Decided, SignedTransaction, SignedVote, Transaction, Vote};
+use neuroshard_proto::chain::{
+    Action, Author, BlocksWanted, Certificate, Decided, SignedTransaction, SignedVote, Transaction, Vote,
+};
 use neuroshard_proto::{
-    Carried, Envelope, FormingMessage, FormingWord, Hash, JournalSeq, Message, NodeId, QuorumId, RequestId, Shared, Signature, Tier, Time, Verified,
+    Carried, Envelope, FormingMessage, FormingWord, Hash, JournalSeq, Message, NodeId, QuorumId, RequestId, Shared,
+    Signature, Tier, Time, Verified,
 };
 use serde::{Serialize, Serializer};
 

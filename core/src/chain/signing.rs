@@ -28,9 +28,19 @@ pub(crate) enum Wish {
     Vote(Vote),
     Transaction(Transaction),
     /// Terms of a quorum, for who proposed them.
-    Consent { quorum: QuorumId, digest: Hash, to: NodeId },
-    Send { to: NodeId, message: Box<Message> },
-    Publish { topic: Topic, message: Box<Message> },
+    Consent {
+        quorum: QuorumId,
+        digest: Hash,
+        to: NodeId,
+    },
+    Send {
+        to: NodeId,
+        message: Box<Message>,
+    },
+    Publish {
+        topic: Topic,
+        message: Box<Message>,
+    },
 }
 
 impl Wish {

@@ -17,8 +17,8 @@ use neuroshard_proto::chain::{
     BLOCK_BYTES_MAX, Block, Certificate, Header, Seats, SignedTransaction, TRANSACTIONS_MAX,
 };
 use neuroshard_proto::{
-    Amount, Domain, Genesis, Hash, LayerRange, List, NetworkId, NodeId, OwnerId, Params, QuorumId, Ratio, Step, Time, codec,
-    merkle, mutant,
+    Amount, Domain, Genesis, Hash, LayerRange, List, NetworkId, NodeId, OwnerId, Params, QuorumId, Ratio, Step, Time,
+    codec, merkle, mutant,
 };
 
 mod accounts;

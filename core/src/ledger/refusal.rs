@@ -144,7 +144,9 @@ impl fmt::Display for Refusal {
             Self::NotHeld { node } => write!(f, "node {node:.16} does not hold the stages that it is to run"),
             Self::Speed { node } => write!(f, "the speed of node {node:.16} does not match the others'"),
             Self::Taken { node } => write!(f, "node {node:.16} is a member of another quorum"),
-            Self::QuorumsBusy => f.write_str("another quorum trains, and one trains in a network until there are cohorts"),
+            Self::QuorumsBusy => {
+                f.write_str("another quorum trains, and one trains in a network until there are cohorts")
+            }
             Self::QuorumKnown => f.write_str("the quorum is there already"),
             Self::NoQuorum => f.write_str("there is no such active quorum"),
             Self::NotAMember => f.write_str("this is for the quorum's members to wish"),

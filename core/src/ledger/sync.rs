@@ -83,7 +83,8 @@ impl core::error::Error for ChunkError {}
 impl Ledger {
     /// The state in chunks, in an order and with limits that are the same on every node.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
-        let State { rules, clock, money, accounts, nodes, counts, validators, beacon, quorums, anchors } = &self.inner.state;
+        let State { rules, clock, money, accounts, nodes, counts, validators, beacon, quorums, anchors } =
+            &self.inner.state;
         let modules: [Vec<u8>; MODULES] = [
             codec::encode(&**rules),
             codec::encode(&**clock),

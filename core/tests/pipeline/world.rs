@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ed25519_dalek::{Signer, SigningKey};
+use neuroshard_core::proto::chain::{Action, Author, PublicKey, SignedTransaction, Transaction, consent_digest};
 use neuroshard_core::proto::{
-    BatchId, Commitment, Envelope, Founder, Hash, Heartbeat, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, Plan,
-    Preset, QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
+    BatchId, Commitment, Envelope, Founder, Hash, Heartbeat, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, OwnerId,
+    Plan, Preset, QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, FetchFault, Input, Operator, Outbox, Output};
 
@@ -14,6 +15,9 @@ use crate::network;
 
 /// Every member persists after so many steps.
 const SNAPSHOT_STEPS: u32 = 3;
+
+/// How long a session lasts where nodes form quorums themselves.
+const SESSION_S: u32 = 150;
 
 /// What happens to messages and blobs on their way.
 #[derive(Clone, Copy)]
@@ -25,9 +29,20 @@ pub(crate) struct Weather {
 
 enum Next {
     Frame(Vec<u8>),
-    Fetch { life: u32, id: RequestId, hash: Hash, from: usize, keep: bool },
-    Worked { life: u32 },
-    Persisted { life: u32, upto: JournalSeq },
+    Fetch {
+        life: u32,
+        id: RequestId,
+        hash: Hash,
+        from: usize,
+        keep: bool,
+    },
+    Worked {
+        life: u32,
+    },
+    Persisted {
+        life: u32,
+        upto: JournalSeq,
+    },
     /// All neighbours are told that the node lives.
     Greet,
     Start,
@@ -159,12 +174,21 @@ impl World {
     /// A network of so many nodes that all decide together and find their quorums by themselves. Those of `narrow` have room
     /// for two stages.
     pub(crate) fn network(nodes: usize, narrow: &[usize], weather: Weather, seed: u64) -> Self {
-        let founders: Vec<Founder> = (0..nodes).map(|place| Founder::alone(name(place))).collect();
+        Self::founded(nodes, nodes, narrow, weather, seed)
+    }
+
+    /// The same, but only some of them are founders and there from the beginning.
+    pub(crate) fn founded(founders: usize, nodes: usize, narrow: &[usize], weather: Weather, seed: u64) -> Self {
+        let founding = founders;
+        let founders: Vec<Founder> = (0..founders).map(|place| Founder::alone(name(place))).collect();
         let config = |place: usize| {
             let mut config = config(place, None);
             let mut genesis = (*config.genesis).clone();
             genesis.founders = founders.clone().try_into().unwrap();
-            genesis.params.phases.iter_mut().for_each(|row| row.sync_interval = SNAPSHOT_STEPS);
+            for row in &mut genesis.params.phases {
+                (row.sync_interval, row.session_s) = (SNAPSHOT_STEPS, SESSION_S);
+            }
+            genesis.params.nodes.puzzle_bits = 0;
             if narrow.contains(&place) {
                 let two = genesis.model.training_bytes(LayerRange { start: 3, end: 5 });
                 config.operator.memory_bytes = two * 5 / 4 + 1000;
@@ -174,6 +198,7 @@ impl World {
         };
         let mut world = Self::of((0..nodes).map(config).collect(), weather, seed);
         (0..nodes).for_each(|place| world.put(10 + place as u64, place, Next::Greet));
+        (founding..nodes).for_each(|place| world.kill(place));
         world
     }
 
@@ -449,6 +474,20 @@ impl World {
         }
     }
 
+    /// A node that is no founder comes, and asks to be registered.
+    pub(crate) fn join(&mut self, place: usize) {
+        self.start(place);
+        let (node, network) = (name(place), self.configs[0].genesis.network());
+        let owner = OwnerId::from_bytes(*node.as_bytes());
+        let sign = |digest: &Hash| Signature(key(place).sign(digest.as_bytes()).to_bytes());
+        let consent = sign(&consent_digest(network, owner, node));
+        let author = Author::Account { owner, key: PublicKey(*node.as_bytes()), sequence: 0 };
+        let transaction = Transaction { author, action: Action::RegisterNode { node, consent, puzzle: Some(0) } };
+        let signature = sign(&transaction.digest(network));
+        let signed = SignedTransaction { transaction, signature };
+        self.input(place, Input::Command(Command::Submit(Box::new(signed))));
+    }
+
     /// The power of a node goes and does not come back.
     pub(crate) fn lose(&mut self, place: usize) {
         self.kill(place);
@@ -456,7 +495,11 @@ impl World {
 
     /// Nobody hears a node any more, and it hears nobody; or all is as before.
     pub(crate) fn cut_off(&mut self, place: usize, cut: bool) {
-        if cut { self.cut_off.insert(place) } else { self.cut_off.remove(&place) };
+        if cut {
+            self.cut_off.insert(place)
+        } else {
+            self.cut_off.remove(&place)
+        };
     }
 
     /// The members of the quorum that trains, as a node sees it, in their order.

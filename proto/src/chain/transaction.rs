@@ -11,12 +11,12 @@ use postcard_schema::Schema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::amount::Amount;
+use crate::bounded::List;
 use crate::chain::vote::Evidence;
 use crate::codec::{self, Canonical};
 use crate::envelope::{Signature, WIRE_VERSION, signing_bytes, verify};
 use crate::hash::{Domain, Hash, Hasher};
 use crate::hex;
-use crate::bounded::List;
 use crate::ids::{NetworkId, NodeId, OwnerId, QuorumId};
 use crate::message::Kind;
 use crate::model::LayerRange;

@@ -1,0 +1,66 @@
+//! Which stages a node holds (PROTOCOL §2): all if it has room for them, else the range whose stages are held by the fewest.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use neuroshard_proto::{Domain, Hash, LayerRange, NodeId};
+
+use crate::config::Config;
+use crate::ledger::{Ledger, Standing};
+
+/// What one holder more is worth to a stage that nobody holds.
+const SCARCE: u64 = 1_000_000;
+
+/// The stages that this node has room for and the network needs most; `None` if there is no room for any. A node that holds
+/// some keeps them, unless a stage is missing and others hold all of its own; then half of those who could move do, by the
+/// beacon.
+pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) -> Option<LayerRange> {
+    let (model, node) = (&config.genesis.model, config.node);
+    let allowed = config.genesis.params.holding_share.of(config.operator.memory_bytes);
+    let fits = |range: LayerRange| model.training_bytes(range) <= allowed;
+    let all = model.all_layers();
+    if fits(all) {
+        return Some(all);
+    }
+    let holders = holders(ledger, all, &node);
+    let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
+    if let Some(today) = today {
+        let count = |stage: u32| holders.get(stage as usize).copied().unwrap_or_default();
+        let missing = (all.start..all.end).any(|stage| count(stage) == 0 && !(today.start..today.end).contains(&stage));
+        let spare = (today.start..today.end).all(|stage| count(stage) > 0);
+        let moves = lot(ledger, &node, 0).short() & 1 == 0;
+        if !(missing && spare && moves) {
+            return Some(today);
+        }
+    }
+    let widest = |start: u32| {
+        let ends = (start.saturating_add(1)..=all.end).rev();
+        ends.map(|end| LayerRange { start, end }).find(|range| fits(*range))
+    };
+    let worth = |range: &LayerRange| {
+        let stages = holders.get(range.start as usize..range.end as usize).unwrap_or_default();
+        let scarcity: u64 = stages.iter().map(|count| SCARCE.checked_div(count.saturating_add(1)).unwrap_or(0)).sum();
+        (scarcity, range.end.saturating_sub(range.start), lot(ledger, &node, range.start))
+    };
+    (all.start..all.end).filter_map(widest).max_by_key(worth)
+}
+
+/// How many other nodes hold each stage.
+fn holders(ledger: &Ledger, all: LayerRange, but: &NodeId) -> Vec<u64> {
+    let mut holders = vec![0_u64; all.end as usize];
+    let others = ledger.nodes().filter(|(node, known)| *node != but && known.standing == Standing::Good);
+    for held in others.filter_map(|(_, known)| known.description).map(|description| description.held) {
+        for count in holders.get_mut(held.start as usize..held.end as usize).unwrap_or_default() {
+            *count = count.saturating_add(1);
+        }
+    }
+    holders
+}
+
+/// What the beacon draws for a node, so that nodes do not all choose the same.
+fn lot(ledger: &Ledger, node: &NodeId, salt: u32) -> Hash {
+    let mut bytes = Vec::from(*node.as_bytes());
+    bytes.extend(ledger.beacon().as_bytes());
+    bytes.extend(salt.to_le_bytes());
+    Domain::Stream.hash(&bytes)
+}
