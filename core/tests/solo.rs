@@ -44,7 +44,7 @@ fn snapshots_come_by_steps_and_old_ones_are_collected() {
     assert_eq!(world.disk.blobs, world.core.pinned(), "blobs of older snapshots are gone");
     let record = |bytes: &Vec<u8>| codec::decode::<Record>(bytes).unwrap().fact;
     let last = world.disk.journal.values().map(record).rfind(|fact| matches!(fact, JournalFact::Saved { .. }));
-    assert!(matches!(last, Some(JournalFact::Saved { states }) if states.len() == 2));
+    assert!(matches!(last, Some(JournalFact::Saved { states, .. }) if states.len() == 2));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use neuroshard_core::schedule::schedule;
 use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Command, Event, Input, JournalFact, Output, Record, SavedState};
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, List, Message, Micro, RequestId, Sample,
-    Step, Time, Turned, VoidReason, codec,
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerRange, List, Message, Micro, RequestId,
+    Sample, Step, Time, Turned, VoidReason, codec,
 };
 use neuroshard_replay::{Detail, Header};
 use serde::Serialize;
@@ -126,8 +126,13 @@ fn decode() -> Vec<(&'static str, Vec<u8>)> {
     let world = World::start(&config, Disk::default(), Time::ZERO, Detail::Outputs).expect("a good configuration");
     let snapshot = world.snapshot(Step(3), 2);
     let (model, range) = (config.genesis.model, config.genesis.model.all_layers());
-    let saved = SavedState { snapshot: snapshot.clone(), progress: world.core.progress() };
-    let record = Record { seq: JournalSeq(1), fact: JournalFact::Saved { states: list(vec![saved]) } };
+    let saved = SavedState {
+        range: LayerRange { start: 3, end: 5 },
+        snapshot: snapshot.clone(),
+        progress: world.core.progress(),
+    };
+    let record =
+        Record { seq: JournalSeq(1), fact: JournalFact::Saved { states: list(vec![saved]), copies: List::default() } };
     let header = Header::new(&world.core, Hash::default(), [codec::encode(&record)], Time::ZERO, Detail::Outputs);
     let norms = || list(vec![F32::ONE; 2]);
     let samples = list(vec![Sample { shard: Hash::of_blob(b"training"), offset: 8 }; 2]);

@@ -24,10 +24,12 @@ use crate::chain::{
 };
 use crate::codec::Canonical;
 use crate::envelope::Envelope;
+use crate::forming::FormingMessage;
 use crate::genesis::{Genesis, Manifest};
 use crate::job::{Commitment, Fault, Job};
 use crate::message::{Carried, Heartbeat, Kind};
 use crate::params::Params;
+use crate::quorum::{Plan, QuorumMessage, Terms};
 
 /// A type of the schema: one that is encoded on its own, or one that has no name of its own.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,10 @@ pub fn types() -> Vec<Named> {
         Named::of::<Steps>(),
         Named::of::<StateWanted>(),
         Named::of::<StatePiece>(),
+        Named::of::<Plan>(),
+        Named::of::<Terms>(),
+        Named::of::<QuorumMessage>(),
+        Named::of::<FormingMessage>(),
         Named::generic::<Carried<Certificate>>("CarriedCertificate"),
         Named::generic::<Carried<Decided>>("CarriedDecided"),
     ]

@@ -6,8 +6,8 @@ use neuroshard_core::ledger::Ledger;
 use neuroshard_core::ledger::light::{Advance, NextSeats};
 use neuroshard_core::tokenizer::Tokenizer;
 use neuroshard_core::{
-    Command, Config, Event, Input, JobKind, JournalFact, ModeReason, Operator, Output, PeerFault, Progress, Record,
-    Recovery, Sampler, SavedState, schedule,
+    Command, Config, Event, FetchFault, Input, JobKind, JournalFact, ModeReason, Operator, Output, PeerFault, Progress,
+    Record, Recovery, Sampler, SavedState, schedule,
 };
 use neuroshard_proto::chain::{
     Action, Author, Block, BlocksWanted, Certificate, Decided, Evidence, Lock, Proposal, PublicKey, Seats,
@@ -16,10 +16,11 @@ use neuroshard_proto::chain::{
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Founder, Genesis, Hash,
-    Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Micro, Mode, NetworkId, NodeId,
-    OwnerId, Params, Passed, Preset, QuorumId, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream,
-    Tier, Time, Turned, Verified, VoidReason, merkle, tile,
+    Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Decline, Envelope, F32, Fault, FormingMessage,
+    FormingWord, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest,
+    Member, Message, Micro, Mode, NetworkId, NodeId, OwnerId, Params, Passed, Plan, PostedStages, Preset, QuorumId,
+    QuorumMessage, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream, Terms, Tier, Time, Turned,
+    Verified, VoidReason, Word, merkle, tile,
 };
 use neuroshard_tests::golden;
 
@@ -172,6 +173,7 @@ fn jobs_commitments_and_faults_keep_their_bytes() {
 
 fn events() -> Vec<Event> {
     let (step, node, root) = (Step(8), node(), hash("root"));
+    let (quorum, stages) = (QuorumId(hash("quorum")), LayerRange { start: 2, end: 5 });
     vec![
         Event::TierMeasured { layer_us: 812, tier: Tier::T1 },
         Event::ModeChosen { mode: Mode::Solo, reason: ModeReason::Alone },
@@ -189,6 +191,12 @@ fn events() -> Vec<Event> {
         Event::Diverged { step, voids: 100 },
         Event::StepLimit { step },
         Event::Stopped { step, saved: Some(step) },
+        Event::QuorumProposed { quorum, members: 3, batch_us: 120_000 },
+        Event::QuorumDeclined { quorum, node, why: Decline::Ahead },
+        Event::QuorumJoined { quorum, members: 3, stages },
+        Event::QuorumLeft,
+        Event::QuorumBegan { quorum, term: 9, step },
+        Event::StagesMissing { step, stages, blob: root, fault: FetchFault::Missing },
     ]
 }
 
@@ -204,13 +212,17 @@ fn the_surface_of_the_core_keeps_its_bytes() {
         ("input failed", Input::Computed { id: RequestId(5), result: Err(Fault::device("why")) }),
         ("input save", Input::Command(Command::Save)),
         ("input stop", Input::Command(Command::Stop)),
+        ("input fetched", Input::Fetched { id: RequestId(6), result: Ok(()) }),
+        ("input not fetched", Input::Fetched { id: RequestId(6), result: Err(FetchFault::Full) }),
     ];
     let founded =
         Record { seq: JournalSeq(0), fact: JournalFact::Founded { network: config.genesis.network(), node: node() } };
     let progress = Progress { batch: BatchId(101), tokens: 102_400, voids: 1, trained_ms: 3210 };
-    let states = vec![SavedState { snapshot: snapshot(), progress }].try_into().unwrap();
-    let saved = Record { seq: JournalSeq(1), fact: JournalFact::Saved { states } };
-    let mut entries: Vec<(&str, Vec<u8>)> = vec![("config", bytes(&config))];
+    let state = SavedState { range: LayerRange { start: 1, end: 3 }, snapshot: snapshot(), progress };
+    let (states, copies) = (vec![state.clone()].try_into().unwrap(), vec![state].try_into().unwrap());
+    let saved = Record { seq: JournalSeq(1), fact: JournalFact::Saved { states, copies } };
+    let planned = Config { plan: Some(plan().into()), ..config.clone() };
+    let mut entries: Vec<(&str, Vec<u8>)> = vec![("config", bytes(&config)), ("config with a plan", bytes(&planned))];
     entries.extend(inputs.iter().map(|(name, input)| (*name, bytes(input))));
     entries.push(("record founded", bytes(&founded)));
     entries.push(("record saved", bytes(&saved)));
@@ -222,10 +234,71 @@ fn the_surface_of_the_core_keeps_its_bytes() {
         ("output cancel", Output::Cancel { id: RequestId(5) }),
         ("output drop", Output::Drop { hash: hash("x") }),
         ("output trim", Output::Trim { before: JournalSeq(2) }),
+        ("output fetch", Output::Fetch { id: RequestId(6), hash: hash("x"), from: node(), keep: true }),
     ];
     entries.extend(outputs.iter().map(|(name, output)| (*name, bytes(output))));
     entries.extend(events().into_iter().map(|event| ("event", bytes(&Output::Event(event)))));
     golden::check("tests/golden/surface.txt", &golden::lines(entries));
+}
+
+fn plan() -> Plan {
+    let member =
+        |name: u8, start, end| Member { node: NodeId::from_bytes([name; 32]), stages: LayerRange { start, end } };
+    Plan { members: vec![member(1, 0, 2), member(2, 2, 5)].try_into().unwrap(), snapshot_steps: 100 }
+}
+
+fn terms() -> Terms {
+    let ends = vec![QuorumId(hash("before"))].try_into().unwrap();
+    Terms { plan: plan(), ends, valid_until: Time::from_ms(30_000) }
+}
+
+fn posted() -> PostedStages {
+    let progress = Progress { batch: BatchId(101), tokens: 102_400, voids: 1, trained_ms: 3210 };
+    PostedStages { stages: LayerRange { start: 0, end: 2 }, snapshot: snapshot(), progress }
+}
+
+#[test]
+fn what_members_say_keeps_its_bytes() {
+    let (quorum, batch, blob) = (QuorumId(hash("quorum")), BatchId(7), hash("blob"));
+    let words = [
+        ("ready", Word::Ready { steps: vec![Step(0), Step(100)].try_into().unwrap() }),
+        ("gather", Word::Gather),
+        ("go", Word::Go { step: Step(100) }),
+        ("forward", Word::Forward { batch, index: 3, blob }),
+        ("backward", Word::Backward { batch, index: 3, blob }),
+        ("done", Word::Done { batch, loss_micro: 5, tokens: 6, squared_norms: vec![F32::ONE; 2].try_into().unwrap() }),
+        ("void", Word::Void { batch }),
+        ("lacks", Word::Lacks { batch, forward: 1, backward: 2, done: true }),
+        ("here", Word::Here),
+    ];
+    let question = 77;
+    let forming = [
+        ("ask", FormingWord::Ask { question }),
+        ("offer", FormingWord::Offer { question, layer_us: 900, declines: None }),
+        ("no offer", FormingWord::Offer { question, layer_us: 900, declines: Some(Decline::Reserved) }),
+        ("propose", FormingWord::Propose { terms: Box::new(terms()) }),
+        ("accept", FormingWord::Accept { quorum, signature: Signature([8; 64]) }),
+        ("decline", FormingWord::Decline { quorum, why: Decline::Taken }),
+    ];
+    let sign = |digest: &Hash| Signature(key().sign(digest.as_bytes()).to_bytes());
+    let network = NetworkId(hash("network"));
+    let mut entries = vec![("plan", bytes(&plan())), ("terms", bytes(&terms()))];
+    for (name, word) in words {
+        let said = QuorumMessage { quorum, node: node(), term: 9, word };
+        entries.push((name, bytes(&said)));
+        let sealed = codec::encode(&Envelope::seal(network, &Message::Quorum(Box::new(said.clone())), sign));
+        assert_eq!(Verified::open(&sealed).expect("honest").message(), &Message::Quorum(Box::new(said)));
+    }
+    for (name, word) in forming {
+        let said = FormingMessage { node: node(), word };
+        entries.push((name, bytes(&said)));
+        let sealed = codec::encode(&Envelope::seal(network, &Message::Forming(Box::new(said.clone())), sign));
+        assert_eq!(Verified::open(&sealed).expect("honest").message(), &Message::Forming(Box::new(said)));
+    }
+    entries.push(("plan's name", plan().id(network).0.as_bytes().to_vec()));
+    entries.push(("terms' name", terms().id(network).0.as_bytes().to_vec()));
+    entries.push(("what members sign", terms().acceptance_digest(network).as_bytes().to_vec()));
+    golden::check("tests/golden/quorums.txt", &golden::lines(entries));
 }
 
 fn actions() -> Vec<(&'static str, Action)> {
@@ -249,6 +322,15 @@ fn actions() -> Vec<(&'static str, Action)> {
         ("reveal random", Action::RevealRandom { value: hash("value") }),
         ("report equivocation", Action::ReportEquivocation { evidence }),
         ("nominate", Action::Nominate { node: node() }),
+        (
+            "form quorum",
+            Action::FormQuorum {
+                terms: Box::new(terms()),
+                acceptances: vec![Signature([8; 64]); 2].try_into().unwrap(),
+            },
+        ),
+        ("end quorum", Action::EndQuorum { quorum: QuorumId(hash("quorum")) }),
+        ("post stages", Action::PostStages { quorum: QuorumId(hash("quorum")), posted: Box::new(posted()) }),
     ]
 }
 

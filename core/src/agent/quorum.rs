@@ -12,8 +12,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use neuroshard_proto::{
-    BatchId, F32, Hash, LayerRange, List, Member, Message, NodeId, Plan, QuorumId, QuorumMessage, RequestId, Shared,
-    Step, Time, Word,
+    BatchId, F32, Hash, LayerRange, List, Message, NodeId, Plan, QuorumId, QuorumMessage, RequestId, Shared, Step,
+    Time, Word,
 };
 use serde::Serialize;
 

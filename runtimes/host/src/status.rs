@@ -212,7 +212,7 @@ impl Status {
 
     /// Notes the newest durable state, as the journal has it.
     pub fn on_restored(&mut self, newest: Option<&SavedState>) {
-        let Some(SavedState { snapshot, progress }) = newest else { return };
+        let Some(SavedState { snapshot, progress, .. }) = newest else { return };
         self.step = snapshot.step.0;
         self.on_progress(progress);
         self.saved =
@@ -358,6 +358,9 @@ pub fn reason_text(reason: &ModeReason) -> String {
         ModeReason::Alone => "the only node of its network".to_owned(),
         ModeReason::Operator => "the operator's choice".to_owned(),
         ModeReason::Planned => "the operators' plan".to_owned(),
+        ModeReason::Member => "a member of a quorum".to_owned(),
+        ModeReason::StandsBy => "a quorum trains without it; it stands by".to_owned(),
+        ModeReason::Looks => "it looks for others to train with".to_owned(),
         ModeReason::NoTier => "the self-benchmark failed".to_owned(),
         ModeReason::SlowTier => "the slowest tier trains offline".to_owned(),
         ModeReason::HoldsLayers => "it holds layers and nothing else has need of it".to_owned(),

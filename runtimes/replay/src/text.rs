@@ -6,7 +6,8 @@ use neuroshard_core::proto::codec;
 use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, PeerFault, Record};
 use neuroshard_proto::chain::{StatePiece, StateWanted};
 use neuroshard_proto::{
-    BatchOutcome, Commitment, Envelope, Fault, Job, Kind, Message, Passed, Returned, Snapshot, Time, Turned,
+    BatchOutcome, Commitment, Envelope, Fault, FormingMessage, FormingWord, Job, Kind, Message, Passed, Returned,
+    Snapshot, Time, Turned,
 };
 
 /// Names of all kinds of input.
@@ -80,6 +81,7 @@ fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
                 None => write!(f, " {node:.8} does not give out the state at height {height}"),
             }
         }
+        Message::Forming(said) => write_forming(f, said),
         Message::Quorum(said) => write!(f, " {:.8} in term {}: {:?}", said.node, said.term, said.word),
     }
 }
@@ -171,7 +173,10 @@ impl fmt::Display for OutputLine<'_> {
                 write!(f, " to {to:.8}:")?;
                 write_envelope(f, message)
             }
-            Output::Fetch { id, hash, from } => write!(f, " #{id}: blob {hash:.8} from {from:.8}"),
+            Output::Fetch { id, hash, from, keep } => {
+                let purpose = if *keep { ", to keep" } else { "" };
+                write!(f, " #{id}: blob {hash:.8} from {from:.8}{purpose}")
+            }
             Output::Publish { topic, message } => {
                 write!(f, " on {}:", topic.name())?;
                 write_envelope(f, message)
@@ -180,12 +185,27 @@ impl fmt::Display for OutputLine<'_> {
     }
 }
 
+fn write_forming(f: &mut fmt::Formatter<'_>, said: &FormingMessage) -> fmt::Result {
+    write!(f, " {:.8}", said.node)?;
+    match &said.word {
+        FormingWord::Ask { .. } => f.write_str(" asks what this node can do"),
+        FormingWord::Offer { layer_us, declines: None, .. } => write!(f, " offers {layer_us} us a layer"),
+        FormingWord::Offer { declines: Some(why), .. } => write!(f, " offers nothing: {why:?}"),
+        FormingWord::Propose { terms } => write!(f, " proposes a quorum of {}", terms.plan.members.len()),
+        FormingWord::Accept { quorum, .. } => write!(f, " accepts quorum {quorum:.8}"),
+        FormingWord::Decline { quorum, why } => write!(f, " declines quorum {quorum:.8}: {why:?}"),
+    }
+}
+
 fn write_fact(f: &mut fmt::Formatter<'_>, fact: &JournalFact) -> fmt::Result {
     match fact {
         JournalFact::Founded { network, node } => write!(f, "founded network {network:.8} as node {node:.8}"),
-        JournalFact::Saved { states } => {
+        JournalFact::Saved { states, copies } => {
             f.write_str("saved steps")?;
-            states.iter().try_for_each(|state| write!(f, " {}", state.snapshot.step))
+            states.iter().try_for_each(|state| write!(f, " {}", state.snapshot.step))?;
+            copies
+                .iter()
+                .try_for_each(|copy| write!(f, ", copy of stages {} at step {}", copy.range, copy.snapshot.step))
         }
         JournalFact::Proposed { block } => {
             write!(f, "block {:.8} at height {}", block.header.id(), block.header.height)
@@ -235,6 +255,20 @@ fn write_event(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         Event::ModeChosen { mode, reason } => write!(f, " mode {mode}, {reason:?}"),
         Event::JobFailed { job, fault, then } => write!(f, " {} failed: {fault}; then {then:?}", job_name(*job)),
         Event::JobLate { job } => write!(f, " {} is late", job_name(*job)),
+        Event::QuorumProposed { quorum, members, batch_us } => {
+            write!(f, " proposed quorum {quorum:.8} of {members}, {batch_us} us a batch")
+        }
+        Event::QuorumDeclined { quorum, node, why } => write!(f, " {node:.8} declined quorum {quorum:.8}: {why:?}"),
+        Event::QuorumJoined { quorum, members, stages } => {
+            write!(f, " joined quorum {quorum:.8} of {members}, stages {stages}")
+        }
+        Event::QuorumLeft => f.write_str(" is in no quorum"),
+        Event::QuorumBegan { quorum, term, step } => {
+            write!(f, " quorum {quorum:.8} goes on from step {step} in term {term}")
+        }
+        Event::StagesMissing { step, stages, blob, fault } => {
+            write!(f, " nobody gives blob {blob:.8} of stages {stages} at step {step}: {fault:?}")
+        }
         Event::PeerUp { node } => write!(f, " peer {node:.8} is up"),
         Event::PeerDown { node } => write!(f, " peer {node:.8} is down"),
         Event::Rejected { reject } => write_reject(f, reject),

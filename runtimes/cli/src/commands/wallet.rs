@@ -213,6 +213,9 @@ fn action_text(action: &Action, owner: &OwnerId) -> String {
         | Action::Attest { .. }
         | Action::CommitRandom { .. }
         | Action::RevealRandom { .. }
-        | Action::ReportEquivocation { .. } => "a node's message".to_owned(),
+        | Action::ReportEquivocation { .. }
+        | Action::FormQuorum { .. }
+        | Action::EndQuorum { .. }
+        | Action::PostStages { .. } => "a node's message".to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use neuroshard_proto::{
-    DType, LayerBlobs, LayerIndex, ModelSpec, Preset, Snapshot, Step, TensorKind, TensorSpec, TrainSpec, tile,
+    DType, Hash, LayerBlobs, LayerIndex, ModelSpec, Preset, Snapshot, Step, TensorKind, TensorSpec, TrainSpec, tile,
 };
 use neuroshard_shaders::canon::{exceeds, z};
 use neuroshard_shaders::layout::LayerLayout;

@@ -55,7 +55,7 @@ fn names(state: &SavedState, hash: &neuroshard_proto::Hash) -> bool {
 /// The states that the newest durable record of its kind names.
 fn saved_states(disk: &Disk) -> Vec<SavedState> {
     let newest = disk.durable().rev().find_map(|bytes| match codec::decode(bytes) {
-        Ok(Record { fact: JournalFact::Saved { states }, .. }) => Some(states.into_vec()),
+        Ok(Record { fact: JournalFact::Saved { states, .. }, .. }) => Some(states.into_vec()),
         Ok(_) | Err(_) => None,
     });
     newest.unwrap_or_default()

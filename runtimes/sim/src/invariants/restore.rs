@@ -19,7 +19,7 @@ impl Checker for Restore {
             return Err(format!("one journal restores to states {one:.16} and {two:.16}"));
         }
         let newest = start.disk.journal().filter_map(|bytes| match codec::decode(bytes) {
-            Ok(Record { fact: JournalFact::Saved { states }, .. }) => Some(states.into_vec()),
+            Ok(Record { fact: JournalFact::Saved { states, .. }, .. }) => Some(states.into_vec()),
             Ok(_) | Err(_) => None,
         });
         let newest = newest.last().unwrap_or_default();
