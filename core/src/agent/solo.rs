@@ -273,7 +273,7 @@ impl Solo {
             }
         }
         if self.limit_reached(cx.config, self.step) && !self.limit_told {
-            let measures = !leaving && evaluates(cx.config) && self.evaluations.steps_since(self.step) > 0;
+            let measures = !leaving && self.evaluates(cx.config) && self.evaluations.steps_since(self.step) > 0;
             if measures && cx.now >= self.evaluations.not_before {
                 return self.evaluate(cx, sampler);
             }
@@ -351,9 +351,14 @@ impl Solo {
 
     fn evaluation_due(&self, cx: &Cx<'_>, step: Step) -> bool {
         let operator = &cx.config.operator;
-        self.range(cx.config) == cx.config.genesis.model.all_layers()
+        self.evaluates(cx.config)
             && self.evaluations.steps_since(step) >= operator.evaluate_every_steps
             && self.evaluations.affordable(cx.now, operator.evaluate_share)
+    }
+
+    /// Whether this node measures the held-out loss: who has all stages does.
+    fn evaluates(&self, config: &Config) -> bool {
+        self.range(config) == config.genesis.model.all_layers()
     }
 
     /// Asks for the newest persisted state, or for the first weights.
@@ -594,11 +599,6 @@ impl Solo {
         }
         self.running_since = None;
     }
-}
-
-/// Whether this node measures the held-out loss: who has all stages does.
-fn evaluates(config: &Config) -> bool {
-    config.stages() == config.genesis.model.all_layers()
 }
 
 pub(super) fn token_weight(config: &Config) -> F32 {

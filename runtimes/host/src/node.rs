@@ -16,7 +16,7 @@ use neuroshard_shaders::engine::Engine;
 
 use crate::agreed::Agreed;
 use crate::clock::Clock;
-use crate::fetches::Fetches;
+use crate::fetches::{Fetches, PASSING_MS, STATE_MS};
 use crate::metrics::{Metrics, Queues};
 use crate::net::{Board, Heard, NetEvent};
 use crate::peers::{Fetch, Keep, Link, Network};
@@ -484,9 +484,10 @@ impl Node {
                 let signature = (self.signer)(&digest);
                 self.answers.push_back(Input::Signed { id, signature });
             }
-            Output::Fetch { id, hash, from } => {
-                self.fetches.begin(now, id);
-                if !self.network.fetch(Fetch { id, hash, from, keep: Keep::Memory }) {
+            Output::Fetch { id, hash, from, keep } => {
+                let (keep, patience_ms) = if keep { (Keep::Disk, STATE_MS) } else { (Keep::Memory, PASSING_MS) };
+                self.fetches.begin(now, id, patience_ms);
+                if !self.network.fetch(Fetch { id, hash, from, keep }) {
                     self.fetches.failed(id, FetchFault::Unreachable);
                 }
             }
@@ -507,6 +508,11 @@ impl Node {
             Event::Saved { step, .. } => self.saved = Some(*step),
             Event::JobFailed { then: neuroshard_core::Recovery::Stop, .. } => self.cause = Cause::Failed,
             Event::Diverged { .. } => self.cause = Cause::Diverged,
+            Event::QuorumJoined { .. } | Event::QuorumLeft => {
+                let quorum = self.core.ledger().quorum_of(&self.core.config().node);
+                let members = quorum.iter().flat_map(|(_, quorum)| quorum.plan.members.iter());
+                self.network.companions(members.map(|member| member.node).collect());
+            }
             Event::Stopped { step, saved } => {
                 self.ended = Some(Ended { step: *step, saved: *saved, cause: self.cause });
             }

@@ -16,6 +16,9 @@ pub trait Network: Send {
     /// Sends a message to every neighbour, and to each that comes before the next greeting.
     fn greet(&mut self, message: Envelope);
 
+    /// From now on these are the members of this node's quorum: what passes between stages is given to them alone.
+    fn companions(&mut self, nodes: Vec<NodeId>);
+
     /// Has a blob fetched into the store; what became of it is heard. False if there is no way to ask anybody.
     fn fetch(&mut self, wanted: Fetch) -> bool;
 }
@@ -65,6 +68,8 @@ impl Network for NobodyElse {
     fn publish(&mut self, _topic: Topic, _message: Envelope) {}
 
     fn greet(&mut self, _message: Envelope) {}
+
+    fn companions(&mut self, _nodes: Vec<NodeId>) {}
 
     fn fetch(&mut self, _wanted: Fetch) -> bool {
         false

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use neuroshard_core::ledger::Ledger;
 use neuroshard_core::{Config, Event, ModeReason, PeerFault, Progress, SavedState};
-use neuroshard_proto::{Manifest, OwnerId, Time, WIRE_VERSION};
+use neuroshard_proto::{Decline, Manifest, OwnerId, Time, WIRE_VERSION};
 use serde::{Deserialize, Serialize};
 
 use crate::net::NetStatus;
@@ -57,6 +57,8 @@ pub struct Status {
     /// Whom the node trains with; `None` if it has no plan.
     #[serde(default)]
     pub quorum: Option<QuorumStatus>,
+    #[serde(skip)]
+    all_stages: String,
     /// What computes, and why it was chosen.
     pub adapter: Option<String>,
     pub adapter_reason: Option<String>,
@@ -198,6 +200,7 @@ impl Status {
             quorum: None,
             adapter: None,
             adapter_reason: None,
+            all_stages: String::new(),
             saved: None,
             started_from: None,
             agreed: None,
@@ -221,11 +224,12 @@ impl Status {
 
     /// Notes whom the node trains with.
     pub fn on_plan(&mut self, config: &Config) {
+        self.all_stages = config.genesis.model.all_layers().to_string();
         self.quorum = config.plan.as_ref().map(|plan| QuorumStatus {
             quorum: plan.id(config.genesis.network()).to_string(),
             members: plan.members.len() as u64,
             stages: config.stages().to_string(),
-            all_stages: config.genesis.model.all_layers().to_string(),
+            all_stages: self.all_stages.clone(),
             term: None,
             began_at_step: None,
             lag_ms: None,
@@ -296,6 +300,18 @@ impl Follower {
                 status.started_from = Some(StateRoot { step: step.0, root: root.to_string() });
                 self.speed.clear();
             }
+            Event::QuorumJoined { quorum, members, stages } => {
+                status.quorum = Some(QuorumStatus {
+                    quorum: quorum.to_string(),
+                    members: u64::from(*members),
+                    stages: stages.to_string(),
+                    all_stages: status.all_stages.clone(),
+                    term: None,
+                    began_at_step: None,
+                    lag_ms: None,
+                });
+            }
+            Event::QuorumLeft => status.quorum = None,
             Event::QuorumBegan { term, step, .. } => {
                 self.moved = Some(now);
                 if let Some(quorum) = &mut status.quorum {
@@ -338,6 +354,19 @@ impl Follower {
         if ms > 0 {
             self.status.tokens_per_s = Some(counted as f64 * 1000.0 / ms as f64);
         }
+    }
+}
+
+/// Why a node takes no part in a quorum, in words.
+pub const fn decline_text(why: Decline) -> &'static str {
+    match why {
+        Decline::Unwilling => "its operator, its speed or its memory keep it from training with others",
+        Decline::Taken => "it is a member of another quorum",
+        Decline::Reserved => "it gave its word to others a moment ago",
+        Decline::Precedence => "it proposes a quorum itself, which has precedence",
+        Decline::Stages => "it does not hold the stages that it should run",
+        Decline::Lapsed => "the terms are good no longer; do the clocks agree?",
+        Decline::Ahead => "it has trained further alone, and posts that first",
     }
 }
 

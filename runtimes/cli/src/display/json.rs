@@ -6,7 +6,7 @@ use neuroshard_core::{Event, Recovery};
 use neuroshard_host::metrics::job_name;
 use neuroshard_host::net::NetEvent;
 use neuroshard_host::node::{Cause, Report};
-use neuroshard_host::status::{Follower, peer_fault_text, reason_text};
+use neuroshard_host::status::{Follower, decline_text, peer_fault_text, reason_text};
 use serde::Serialize;
 
 use super::{Display, News};
@@ -55,6 +55,35 @@ enum Line<'a> {
     Ready {
         step: u64,
         root: String,
+    },
+    /// This node proposes a quorum to so many, itself among them; a batch should take so long.
+    QuorumProposed {
+        quorum: String,
+        members: u32,
+        batch_us: u64,
+        at_ms: u64,
+    },
+    QuorumDeclined {
+        quorum: String,
+        node: String,
+        why: &'static str,
+    },
+    /// The ledger has this node as a member of a quorum, with these stages.
+    QuorumJoined {
+        quorum: String,
+        members: u32,
+        stages: String,
+        at_ms: u64,
+    },
+    QuorumLeft {
+        at_ms: u64,
+    },
+    /// Nobody had a blob of stages that others persisted; it is tried again.
+    StagesMissing {
+        step: u64,
+        stages: String,
+        blob: String,
+        fault: String,
     },
     /// The members of the quorum go on together from this step.
     Quorum {
@@ -299,6 +328,22 @@ fn report_line<'a>(report: &'a Report, follower: Option<&'a Follower>) -> Option
         Event::PeerUp { node } => Line::Peer { node: node.to_string(), up: true },
         Event::PeerDown { node } => Line::Peer { node: node.to_string(), up: false },
         Event::Rejected { reject } => Line::Rejected { why: peer_fault_text(reject) },
+        Event::QuorumProposed { quorum, members, batch_us } => {
+            Line::QuorumProposed { quorum: quorum.to_string(), members: *members, batch_us: *batch_us, at_ms: at }
+        }
+        Event::QuorumDeclined { quorum, node, why } => {
+            Line::QuorumDeclined { quorum: quorum.to_string(), node: node.to_string(), why: decline_text(*why) }
+        }
+        Event::QuorumJoined { quorum, members, stages } => {
+            Line::QuorumJoined { quorum: quorum.to_string(), members: *members, stages: stages.to_string(), at_ms: at }
+        }
+        Event::QuorumLeft => Line::QuorumLeft { at_ms: at },
+        Event::StagesMissing { step, stages, blob, fault } => Line::StagesMissing {
+            step: step.0,
+            stages: stages.to_string(),
+            blob: blob.to_string(),
+            fault: format!("{fault:?}"),
+        },
         Event::QuorumBegan { quorum, term, step } => {
             Line::Quorum { quorum: quorum.to_string(), term: *term, step: step.0, at_ms: at }
         }

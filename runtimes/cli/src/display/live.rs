@@ -140,6 +140,9 @@ impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
                         | Event::Diverged { .. }
                         | Event::PeerUp { .. }
                         | Event::PeerDown { .. }
+                        | Event::QuorumJoined { .. }
+                        | Event::QuorumLeft
+                        | Event::StagesMissing { .. }
                         | Event::QuorumBegan { .. }
                         | Event::StepLimit { .. }
                 );

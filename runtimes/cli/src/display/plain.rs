@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use neuroshard_core::{Event, PeerFault, Recovery};
+use neuroshard_core::{Event, FetchFault, PeerFault, Recovery};
 use neuroshard_host::metrics::job_name;
 use neuroshard_host::net::NetEvent;
 use neuroshard_host::node::{Ended, Report};
-use neuroshard_host::status::{Follower, peer_fault_text, reason_text};
+use neuroshard_host::status::{Follower, decline_text, peer_fault_text, reason_text};
 use neuroshard_host::store::ByteCount;
 
 use super::words::{count, grouped};
@@ -218,6 +218,26 @@ pub(super) fn event_words(event: &Event, follower: Option<&Follower>) -> Option<
         Event::JobLate { job } => ("FAULT", format!("{}: no answer in time", job_name(*job))),
         Event::Diverged { step, .. } => {
             ("FAULT", format!("at step {step} batch after batch left the range of numbers: the model has lost its way"))
+        }
+        Event::QuorumProposed { members, batch_us, .. } => {
+            let seconds = *batch_us as f64 / 1e6;
+            ("quorum", format!("proposes a quorum of {members}; a batch should take {seconds:.2} s"))
+        }
+        Event::QuorumDeclined { node, why, .. } => {
+            ("quorum", format!("{node:.16} takes no part: {}", decline_text(*why)))
+        }
+        Event::QuorumJoined { quorum, members, stages } => {
+            ("quorum", format!("a member of quorum {quorum:.8} of {members}, runs stages {stages}"))
+        }
+        Event::QuorumLeft => ("quorum", "a member of no quorum any more".to_owned()),
+        Event::StagesMissing { step, stages, fault, .. } => {
+            let why = match fault {
+                FetchFault::Unreachable => "none of those who had them can be reached",
+                FetchFault::Missing => "none of those who are there has them",
+                FetchFault::Damaged => "what they give is damaged",
+                FetchFault::Full => "there is no room for them on this disk",
+            };
+            ("waiting", format!("stages {stages} at step {} are not to be had: {why}; trying again", grouped(step.0)))
         }
         Event::QuorumBegan { term, step, .. } => {
             ("quorum", format!("all members are there and go on from step {} (term {term})", grouped(step.0)))

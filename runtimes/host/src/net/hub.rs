@@ -213,6 +213,15 @@ impl<R: Runtime> Hub<R> {
                 self.state.greeting = Some(frame);
             }
             Order::Fetch(wanted) => self.fetch(&wanted),
+            Order::Companions { nodes } => {
+                self.passing.companions(nodes);
+                let now = Instant::now();
+                for peer in self.state.peers.values() {
+                    let quota =
+                        if self.passing.is_member(&peer.node) { Quota::of_member(now) } else { Quota::new(now) };
+                    *peer.quota.lock().unwrap_or_else(PoisonError::into_inner) = quota;
+                }
+            }
             Order::Publish { topic, frame } => {
                 let topic = gossipsub::IdentTopic::new(names::topic(self.ear.network, topic));
                 let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else { return };

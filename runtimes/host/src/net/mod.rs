@@ -81,6 +81,10 @@ enum Order {
         frame: Vec<u8>,
     },
     Fetch(Fetch),
+    /// The members of this node's quorum are these.
+    Companions {
+        nodes: Vec<NodeId>,
+    },
 }
 
 /// Orders of the node that wait for the network.
@@ -268,6 +272,10 @@ impl Network for Mouth {
 
     fn greet(&mut self, message: Envelope) {
         self.order(Order::Greet { frame: codec::encode(&message) });
+    }
+
+    fn companions(&mut self, nodes: Vec<NodeId>) {
+        self.order(Order::Companions { nodes });
     }
 
     fn fetch(&mut self, wanted: Fetch) -> bool {

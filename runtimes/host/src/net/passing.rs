@@ -20,6 +20,7 @@ use neuroshard_proto::{Hash, NodeId, RequestId};
 use super::control::{self, Heard, Note, within};
 use super::fetch::{self, FetchFault as Fault, read_answer};
 use super::library::{Library, Verdict, give};
+use super::names;
 use super::outline::{Outline, PART_BYTES};
 use crate::peers::{Fetch, Keep};
 use crate::runtime::Runtime;
@@ -79,7 +80,14 @@ impl Passing {
         Self { members, common, asking: BTreeMap::new(), answering: BTreeMap::new() }
     }
 
-    /// Whether a node is a member of this node's plan.
+    /// From now on these are the members. Streams of those who are none any more end with what is asked on them.
+    pub(super) fn companions(&mut self, nodes: Vec<NodeId>) {
+        self.members = nodes.into_iter().collect();
+        let stays = |peer: &PeerId| self.members.iter().any(|node| names::peer_of(node).as_ref() == Some(peer));
+        self.answering.retain(|peer, _| stays(peer));
+    }
+
+    /// Whether a node is a member of this node's quorum.
     pub(super) fn is_member(&self, node: &NodeId) -> bool {
         self.members.contains(node)
     }
