@@ -16,6 +16,7 @@ use neuroshard_host::net::{Facts, Net, Wishes};
 use neuroshard_host::network::{Expected, Founding, Network, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
 use neuroshard_host::peers::Link;
+use neuroshard_host::registration;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
 use neuroshard_proto::Hash;
@@ -83,6 +84,7 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Doo
         link,
     };
     let (node, handle, reports) = Node::new(setup)?;
+    registration::start(&handle, &home.keys, &network.genesis).map_err(Failure::new)?;
     let port = settings.api_port.unwrap_or(0);
     let api = Api::start(runtime, home.paths(), port, handle.clone()).map_err(Failure::new)?;
     show(&mut *display, &News::Started { network: &network, api: api.address().to_string() })?;

@@ -109,7 +109,7 @@ pub fn entropy() -> Result<Hash, KeyError> {
 }
 
 /// The secret keys of a node and of its owner.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     node: SigningKey,
     owner: SigningKey,

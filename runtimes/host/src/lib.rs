@@ -19,6 +19,7 @@ pub mod network;
 pub mod node;
 pub mod peers;
 mod plan;
+pub mod registration;
 pub mod runtime;
 pub mod status;
 pub mod store;

@@ -187,6 +187,11 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Whether the loop reads no more.
+    pub fn has_ended(&self) -> bool {
+        self.inbox.is_closed()
+    }
+
     /// Gives the operator's command; false if the loop has ended or is too busy to hear it.
     pub fn command(&self, command: Command) -> bool {
         self.inbox.try_send(Incoming::Command(command)).is_ok()
