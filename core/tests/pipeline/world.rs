@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::proto::chain::{Action, Author, PublicKey, SignedTransaction, Transaction, consent_digest};
 use neuroshard_core::proto::{
-    BatchId, Commitment, Envelope, Founder, Hash, Heartbeat, Job, JournalSeq, LayerRange, List, Member, Message, NodeId, OwnerId,
-    Plan, Preset, QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
+    BatchId, Commitment, Envelope, Founder, Hash, Heartbeat, Job, JournalSeq, LayerRange, List, Member, Message,
+    NodeId, OwnerId, Plan, QuorumMessage, RequestId, Shared, Signature, Step, Time, Verified, Word, codec,
 };
 use neuroshard_core::{Command, Config, Core, Event, FetchFault, Input, Operator, Outbox, Output};
 
@@ -295,7 +295,7 @@ impl World {
 
     pub(crate) fn run_to(&mut self, step: Step) {
         let limit = self.now + 3_600_000;
-        let stages = Preset::Nano.specs().0.layers as usize + 1;
+        let stages = self.configs[0].genesis.model.layers as usize + 1;
         while self.states.get(&step).is_none_or(|state| state.len() < stages) {
             assert!(self.turn() && self.now < limit, "stuck: {:#?}", self.stuck());
         }

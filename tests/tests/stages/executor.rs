@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use neuroshard_core::proto::{Commitment, Fault, Hash, Job};
+use neuroshard_core::proto::{Commitment, Fault, Hash, Job, LayerRange};
 use neuroshard_shaders::cpu::{CpuEngine, Options};
 use neuroshard_shaders::executor as shaders;
 
@@ -48,7 +48,8 @@ impl shaders::Blobs for Shelf<'_> {
 pub(crate) struct Executor {
     executor: shaders::Executor,
     shards: BTreeSet<Hash>,
-    /// Names of the weights and moments after the last step.
+    /// The stages held, and the root of each after the last step.
+    range: Option<LayerRange>,
     state: Vec<Hash>,
     /// Batches in which a value leaves its range here; no test with real numbers has one.
     pub(crate) voids: BTreeSet<u64>,
@@ -60,6 +61,7 @@ impl Default for Executor {
         Self {
             executor: shaders::Executor::new(Box::new(engine)),
             shards: crate::shards(),
+            range: None,
             state: Vec::new(),
             voids: BTreeSet::new(),
         }
@@ -67,18 +69,22 @@ impl Default for Executor {
 }
 
 impl Executor {
-    pub(crate) fn weights(&self) -> &[Hash] {
-        &self.state
+    /// The stages held, by number.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (u32, Hash)> {
+        self.range.into_iter().flat_map(|range| range.start..range.end).zip(self.state.iter().copied())
     }
 
     pub(crate) fn run(&mut self, job: &Job, blobs: &mut Blobs) -> Result<Commitment, Fault> {
         let done = self.executor.run(job, &mut Shelf { own: blobs, shards: &self.shards })?;
+        if let Job::Init { range, .. } | Job::Load { range, .. } = job {
+            self.range = Some(*range);
+        }
         if let Commitment::Step { step, .. } = &done {
             let look = Job::Snapshot { step: *step };
             let mut aside = Blobs::new();
             let snapshot = self.executor.run(&look, &mut Shelf { own: &mut aside, shards: &self.shards })?;
             let Commitment::Snapshot(snapshot) = snapshot else { panic!("a snapshot is one") };
-            self.state = snapshot.layers.iter().flat_map(|layer| [layer.weights, layer.moments]).collect();
+            self.state = snapshot.layers.iter().map(|layer| layer.root).collect();
         }
         Ok(done)
     }
