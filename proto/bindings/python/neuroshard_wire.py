@@ -352,6 +352,19 @@ class Candidate:
 _Candidate = _Struct(Candidate, _Uint(64))
 
 
+class Decline(enum.IntEnum):
+    Unwilling = 0
+    Taken = 1
+    Reserved = 2
+    Precedence = 3
+    Stages = 4
+    Lapsed = 5
+    Ahead = 6
+
+
+_Decline = _Choice(Decline)
+
+
 class DropReason:
     """One of these."""
 
@@ -395,6 +408,16 @@ F32 = int
 _F32 = _Uint(32)
 
 
+class FetchFault(enum.IntEnum):
+    Unreachable = 0
+    Missing = 1
+    Damaged = 2
+    Full = 3
+
+
+_FetchFault = _Choice(FetchFault)
+
+
 Hash = bytes
 _Hash = _Raw(32)
 
@@ -422,11 +445,12 @@ _JournalSeq = _Uint(64)
 
 @dataclass(frozen=True)
 class LayerBlobs:
+    root: Hash
     weights: Hash
     moments: Hash
 
 
-_LayerBlobs = _Struct(LayerBlobs, _Hash, _Hash)
+_LayerBlobs = _Struct(LayerBlobs, _Hash, _Hash, _Hash)
 
 
 @dataclass(frozen=True)
@@ -481,6 +505,22 @@ class ModeReason:
         pass
 
     @dataclass(frozen=True)
+    class Planned:
+        pass
+
+    @dataclass(frozen=True)
+    class Member:
+        pass
+
+    @dataclass(frozen=True)
+    class StandsBy:
+        pass
+
+    @dataclass(frozen=True)
+    class Looks:
+        pass
+
+    @dataclass(frozen=True)
     class NoTier:
         pass
 
@@ -502,6 +542,10 @@ _ModeReason = _Enum(
     "ModeReason",
     _Struct(ModeReason.Alone),
     _Struct(ModeReason.Operator),
+    _Struct(ModeReason.Planned),
+    _Struct(ModeReason.Member),
+    _Struct(ModeReason.StandsBy),
+    _Struct(ModeReason.Looks),
     _Struct(ModeReason.NoTier),
     _Struct(ModeReason.SlowTier),
     _Struct(ModeReason.HoldsLayers),
@@ -575,6 +619,15 @@ _Endorsement = _Struct(Endorsement, _NodeId, _Option(_Lock), _Raw(64))
 
 
 @dataclass(frozen=True)
+class Member:
+    node: NodeId
+    stages: LayerRange
+
+
+_Member = _Struct(Member, _NodeId, _LayerRange)
+
+
+@dataclass(frozen=True)
 class NodeParams:
     puzzle_bits: int
     activity_epochs: int
@@ -621,6 +674,15 @@ class Phase(enum.IntEnum):
 
 
 _Phase = _Choice(Phase)
+
+
+@dataclass(frozen=True)
+class Plan:
+    members: Tuple[Member, ...]
+    snapshot_steps: int
+
+
+_Plan = _Struct(Plan, _List(_Member, 16), _Uint(32))
 
 
 @dataclass(frozen=True)
@@ -723,6 +785,25 @@ _PhaseRow = _Struct(PhaseRow, _Uint(64), _Phase, _Uint(32), _Uint(32), _Uint(32)
 
 RequestId = int
 _RequestId = _Uint(64)
+
+
+class Result<T, E>:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Ok:
+        pass
+
+    @dataclass(frozen=True)
+    class Err:
+        value: FetchFault
+
+
+_Result<T, E> = _Enum(
+    "Result<T, E>",
+    _Struct(Result<T, E>.Ok),
+    _Struct(Result<T, E>.Err, _FetchFault),
+)
 
 
 @dataclass(frozen=True)
@@ -970,6 +1051,16 @@ class Snapshot:
 _Snapshot = _Struct(Snapshot, _Step, _Hash, _List(_LayerBlobs, 1025), _Uint(64))
 
 
+@dataclass(frozen=True)
+class Box<T>:
+    stages: LayerRange
+    snapshot: Snapshot
+    progress: Progress
+
+
+_Box<T> = _Struct(Box<T>, _LayerRange, _Snapshot, _Progress)
+
+
 class Job:
     """One of these."""
 
@@ -1066,11 +1157,12 @@ _Job = _Enum(
 
 @dataclass(frozen=True)
 class SavedState:
+    range: LayerRange
     snapshot: Snapshot
     progress: Progress
 
 
-_SavedState = _Struct(SavedState, _Snapshot, _Progress)
+_SavedState = _Struct(SavedState, _LayerRange, _Snapshot, _Progress)
 
 
 @dataclass(frozen=True)
@@ -1309,6 +1401,10 @@ class PeerFault:
         node: NodeId
         height: int
 
+    @dataclass(frozen=True)
+    class OtherQuorum:
+        node: NodeId
+
 
 _PeerFault = _Enum(
     "PeerFault",
@@ -1322,6 +1418,7 @@ _PeerFault = _Enum(
     _Struct(PeerFault.Undecided, _NodeId, _Uint(64)),
     _Struct(PeerFault.Steps, _NodeId, _Uint(64)),
     _Struct(PeerFault.State, _NodeId, _Uint(64)),
+    _Struct(PeerFault.OtherQuorum, _NodeId),
 )
 
 
@@ -1459,6 +1556,41 @@ class Event:
         time: Time
         root: Hash
 
+    @dataclass(frozen=True)
+    class QuorumProposed:
+        quorum: QuorumId
+        members: int
+        batch_us: int
+
+    @dataclass(frozen=True)
+    class QuorumDeclined:
+        quorum: QuorumId
+        node: NodeId
+        why: Decline
+
+    @dataclass(frozen=True)
+    class QuorumJoined:
+        quorum: QuorumId
+        members: int
+        stages: LayerRange
+
+    @dataclass(frozen=True)
+    class QuorumLeft:
+        pass
+
+    @dataclass(frozen=True)
+    class StagesMissing:
+        step: Step
+        stages: LayerRange
+        blob: Hash
+        fault: FetchFault
+
+    @dataclass(frozen=True)
+    class QuorumBegan:
+        quorum: QuorumId
+        term: int
+        step: Step
+
 
 _Event = _Enum(
     "Event",
@@ -1482,6 +1614,12 @@ _Event = _Enum(
     _Struct(Event.Equivocation, _NodeId),
     _Struct(Event.ChainBroken, _Uint(64), _Hash),
     _Struct(Event.StateTaken, _Uint(64), _Hash, _Time, _Hash),
+    _Struct(Event.QuorumProposed, _QuorumId, _Uint(32), _Uint(64)),
+    _Struct(Event.QuorumDeclined, _QuorumId, _NodeId, _Decline),
+    _Struct(Event.QuorumJoined, _QuorumId, _Uint(32), _LayerRange),
+    _Struct(Event.QuorumLeft),
+    _Struct(Event.StagesMissing, _Step, _LayerRange, _Hash, _FetchFault),
+    _Struct(Event.QuorumBegan, _QuorumId, _Uint(64), _Step),
 )
 
 
@@ -1493,6 +1631,63 @@ class Steps:
 
 
 _Steps = _Struct(Steps, _NodeId, _List(_Advance, 16), _Flag())
+
+
+@dataclass(frozen=True)
+class Terms:
+    plan: Plan
+    ends: Tuple[QuorumId, ...]
+    valid_until: Time
+
+
+_Terms = _Struct(Terms, _Plan, _List(_QuorumId, 16), _Time)
+
+
+class FormingWord:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Ask:
+        question: int
+
+    @dataclass(frozen=True)
+    class Offer:
+        question: int
+        layer_us: int
+        declines: Optional[Decline]
+
+    @dataclass(frozen=True)
+    class Propose:
+        terms: Terms
+
+    @dataclass(frozen=True)
+    class Accept:
+        quorum: QuorumId
+        signature: bytes
+
+    @dataclass(frozen=True)
+    class Decline:
+        quorum: QuorumId
+        why: Decline
+
+
+_FormingWord = _Enum(
+    "FormingWord",
+    _Struct(FormingWord.Ask, _Uint(64)),
+    _Struct(FormingWord.Offer, _Uint(64), _Uint(64), _Option(_Decline)),
+    _Struct(FormingWord.Propose, _Terms),
+    _Struct(FormingWord.Accept, _QuorumId, _Raw(64)),
+    _Struct(FormingWord.Decline, _QuorumId, _Decline),
+)
+
+
+@dataclass(frozen=True)
+class FormingMessage:
+    node: NodeId
+    word: FormingWord
+
+
+_FormingMessage = _Struct(FormingMessage, _NodeId, _FormingWord)
 
 
 class Topic(enum.IntEnum):
@@ -1549,6 +1744,13 @@ class Output:
         topic: Topic
         message: Envelope
 
+    @dataclass(frozen=True)
+    class Fetch:
+        id: RequestId
+        hash: Hash
+        from_: NodeId
+        keep: bool
+
 
 _Output = _Enum(
     "Output",
@@ -1561,6 +1763,7 @@ _Output = _Enum(
     _Struct(Output.Sign, _RequestId, _Hash),
     _Struct(Output.Send, _NodeId, _Envelope),
     _Struct(Output.Publish, _Topic, _Envelope),
+    _Struct(Output.Fetch, _RequestId, _Hash, _NodeId, _Flag()),
 )
 
 
@@ -1727,9 +1930,10 @@ class Config:
     manifest: Manifest
     node: NodeId
     operator: Operator
+    plan: Optional[Plan]
 
 
-_Config = _Struct(Config, _Genesis, _Manifest, _NodeId, _Operator)
+_Config = _Struct(Config, _Genesis, _Manifest, _NodeId, _Operator, _Option(_Plan))
 
 
 class VoidReason(enum.IntEnum):
@@ -1986,6 +2190,20 @@ class Action:
     class Nominate:
         node: NodeId
 
+    @dataclass(frozen=True)
+    class FormQuorum:
+        terms: Terms
+        acceptances: Tuple[bytes, ...]
+
+    @dataclass(frozen=True)
+    class EndQuorum:
+        quorum: QuorumId
+
+    @dataclass(frozen=True)
+    class PostStages:
+        quorum: QuorumId
+        posted: Box<T>
+
 
 _Action = _Enum(
     "Action",
@@ -2001,6 +2219,9 @@ _Action = _Enum(
     _Struct(Action.RevealRandom, _Hash),
     _Struct(Action.ReportEquivocation, _Evidence),
     _Struct(Action.Nominate, _NodeId),
+    _Struct(Action.FormQuorum, _Terms, _List(_Raw(64), 16)),
+    _Struct(Action.EndQuorum, _QuorumId),
+    _Struct(Action.PostStages, _QuorumId, _Box<T>),
 )
 
 
@@ -2103,6 +2324,11 @@ class Input:
         id: RequestId
         signature: bytes
 
+    @dataclass(frozen=True)
+    class Fetched:
+        id: RequestId
+        result: Result<T, E>
+
 
 _Input = _Enum(
     "Input",
@@ -2112,6 +2338,7 @@ _Input = _Enum(
     _Struct(Input.Computed, _RequestId, _Answer),
     _Struct(Input.Command, _Command),
     _Struct(Input.Signed, _RequestId, _Raw(64)),
+    _Struct(Input.Fetched, _RequestId, _Result<T, E>),
 )
 
 
@@ -2126,6 +2353,7 @@ class JournalFact:
     @dataclass(frozen=True)
     class Saved:
         states: Tuple[SavedState, ...]
+        copies: Tuple[SavedState, ...]
 
     @dataclass(frozen=True)
     class Proposed:
@@ -2166,7 +2394,7 @@ class JournalFact:
 _JournalFact = _Enum(
     "JournalFact",
     _Struct(JournalFact.Founded, _NetworkId, _NodeId),
-    _Struct(JournalFact.Saved, _List(_SavedState, 3)),
+    _Struct(JournalFact.Saved, _List(_SavedState, 3), _List(_SavedState, 2)),
     _Struct(JournalFact.Proposed, _Block),
     _Struct(JournalFact.Voted, _Ballot),
     _Struct(JournalFact.Decided, _Decided),
@@ -2199,14 +2427,91 @@ class Record:
 _Record = _Struct(Record, _JournalSeq, _JournalFact)
 
 
+class Word:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Ready:
+        steps: Tuple[Step, ...]
+
+    @dataclass(frozen=True)
+    class Gather:
+        pass
+
+    @dataclass(frozen=True)
+    class Go:
+        step: Step
+
+    @dataclass(frozen=True)
+    class Forward:
+        batch: BatchId
+        index: int
+        blob: Hash
+
+    @dataclass(frozen=True)
+    class Backward:
+        batch: BatchId
+        index: int
+        blob: Hash
+
+    @dataclass(frozen=True)
+    class Done:
+        batch: BatchId
+        loss_micro: int
+        tokens: int
+        squared_norms: Tuple[F32, ...]
+
+    @dataclass(frozen=True)
+    class Void:
+        batch: BatchId
+
+    @dataclass(frozen=True)
+    class Lacks:
+        batch: BatchId
+        forward: int
+        backward: int
+        done: bool
+
+    @dataclass(frozen=True)
+    class Here:
+        pass
+
+
+_Word = _Enum(
+    "Word",
+    _Struct(Word.Ready, _List(_Step, 4)),
+    _Struct(Word.Gather),
+    _Struct(Word.Go, _Step),
+    _Struct(Word.Forward, _BatchId, _Uint(32), _Hash),
+    _Struct(Word.Backward, _BatchId, _Uint(32), _Hash),
+    _Struct(Word.Done, _BatchId, _Int(64), _Uint(64), _List(_F32, 1025)),
+    _Struct(Word.Void, _BatchId),
+    _Struct(Word.Lacks, _BatchId, _Uint(32), _Uint(32), _Flag()),
+    _Struct(Word.Here),
+)
+
+
+@dataclass(frozen=True)
+class QuorumMessage:
+    quorum: QuorumId
+    node: NodeId
+    term: int
+    word: Word
+
+
+_QuorumMessage = _Struct(QuorumMessage, _QuorumId, _NodeId, _Uint(64), _Word)
+
+
 # Each type's codec, and the most bytes of one that stands on its own.
 _TYPES = {
     "Activity": (_Activity, None),
     "Amount": (_Amount, None),
     "BatchId": (_BatchId, None),
     "Candidate": (_Candidate, None),
+    "Decline": (_Decline, None),
     "DropReason": (_DropReason, None),
     "F32": (_F32, None),
+    "FetchFault": (_FetchFault, None),
     "Hash": (_Hash, None),
     "JobKind": (_JobKind, None),
     "JournalSeq": (_JournalSeq, None),
@@ -2223,11 +2528,13 @@ _TYPES = {
     "BlocksWanted": (_BlocksWanted, 64),
     "CandidatesPiece": (_CandidatesPiece, None),
     "Endorsement": (_Endorsement, None),
+    "Member": (_Member, None),
     "NodeParams": (_NodeParams, None),
     "OwnerId": (_OwnerId, None),
     "Allocation": (_Allocation, None),
     "Founder": (_Founder, None),
     "Phase": (_Phase, None),
+    "Plan": (_Plan, 1048576),
     "Progress": (_Progress, None),
     "Proof": (_Proof, None),
     "PublicKey": (_PublicKey, None),
@@ -2238,6 +2545,7 @@ _TYPES = {
     "Operator": (_Operator, None),
     "PhaseRow": (_PhaseRow, None),
     "RequestId": (_RequestId, None),
+    "Result<T, E>": (_Result<T, E>, None),
     "Sample": (_Sample, None),
     "Schedule": (_Schedule, None),
     "Seats": (_Seats, 1048576),
@@ -2252,6 +2560,7 @@ _TYPES = {
     "Step": (_Step, None),
     "Fault": (_Fault, 1048576),
     "Snapshot": (_Snapshot, None),
+    "Box<T>": (_Box<T>, None),
     "Job": (_Job, 1048576),
     "SavedState": (_SavedState, None),
     "StepsWanted": (_StepsWanted, 64),
@@ -2274,6 +2583,9 @@ _TYPES = {
     "Recovery": (_Recovery, None),
     "Event": (_Event, None),
     "Steps": (_Steps, 1048064),
+    "Terms": (_Terms, 2048),
+    "FormingWord": (_FormingWord, None),
+    "FormingMessage": (_FormingMessage, 4096),
     "Topic": (_Topic, None),
     "Output": (_Output, 1048576),
     "TrainSpec": (_TrainSpec, None),
@@ -2298,8 +2610,8 @@ _TYPES = {
     "SignedVote": (_SignedVote, 256),
     "Evidence": (_Evidence, 512),
     "Action": (_Action, None),
-    "Transaction": (_Transaction, 4096),
-    "SignedTransaction": (_SignedTransaction, 4160),
+    "Transaction": (_Transaction, 16384),
+    "SignedTransaction": (_SignedTransaction, 16448),
     "Block": (_Block, 180224),
     "Command": (_Command, None),
     "Decided": (_Decided, 253952),
@@ -2308,6 +2620,8 @@ _TYPES = {
     "JournalFact": (_JournalFact, None),
     "Proposal": (_Proposal, 1048064),
     "Record": (_Record, 263168),
+    "Word": (_Word, None),
+    "QuorumMessage": (_QuorumMessage, 16384),
 }
 
 # What an envelope holds, by its kind: the kind's name and the payload's type.
@@ -2323,4 +2637,6 @@ KINDS = {
     9: ("Steps", "Steps"),
     10: ("StateWanted", "StateWanted"),
     11: ("StatePiece", "StatePiece"),
+    12: ("Quorum", "QuorumMessage"),
+    13: ("Forming", "FormingMessage"),
 }
