@@ -122,7 +122,7 @@ fn live(config: &Config, disk: &mut Disk, now: &mut u64, limit: usize) -> Vec<u8
                 }
                 Output::Event(Event::Stopped { .. }) => inputs.clear(),
                 Output::Cancel { .. } | Output::Drop { .. } | Output::Event(_) => {}
-                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Sign { .. } | Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
             }
         }
         match taken {
