@@ -61,7 +61,7 @@ fn host(config: Config, disk: &mut Disk, now: &mut u64, mut until: impl FnMut(&E
                     inputs.push(Input::Signed { id, signature });
                 }
                 // There is nobody else.
-                Output::Send { .. } | Output::Publish { .. } => {}
+                Output::Send { .. } | Output::Publish { .. } | Output::Fetch { .. } => {}
                 Output::Event(event) => {
                     let done = until(&event);
                     told.push(event);
