@@ -39,11 +39,11 @@ impl Quorum {
         drop(free);
         let mut quorum = Self { scratch, members: Vec::new(), ports, limit };
         let [(founder, _), others @ ..] = stages else { panic!("a plan has members") };
-        quorum.begin(founder, &format!("run --config {config} --seed s --plan plan.toml"));
+        quorum.begin(founder, &format!("run --config {config} --seed s --plan plan.toml --record {founder}.trace"));
         quorum.member(founder).wait_for("listening", |_| true);
         let invite = json(&quorum.scratch, founder, "invite")["invite"].as_str().unwrap().to_owned();
         for (name, _) in others {
-            quorum.begin(name, &format!("join {invite} --plan plan.toml"));
+            quorum.begin(name, &format!("join {invite} --plan plan.toml --record {name}.trace"));
         }
         quorum
     }
@@ -131,6 +131,11 @@ fn two_nodes_with_two_stages_make_what_one_makes_alone() {
     for (name, node) in &mut quorum.members {
         assert!(node.last("fault").is_none() && node.last("rejected").is_none(), "{name}: {:#?}", node.told);
     }
+    // The plan is part of what a trace begins with.
+    for name in ["a", "b"] {
+        let replayed = json(&quorum.scratch, name, &format!("replay {name}.trace"));
+        assert_eq!(replayed["equal"], true, "{replayed}");
+    }
     // Who has a part of the model says so, instead of making something up from it.
     quorum.scratch.run("a", "generate --prompt x").failed(1, &["trains the stages 0..3 of 0..5", "other members"]);
     // The plan is remembered, and no other stages are taken for these.
@@ -154,7 +159,7 @@ fn a_member_that_is_killed_is_waited_for_and_the_bits_are_the_same() {
         quorum.begin(name, "run");
         let began = quorum.member(name).wait_for("quorum", |_| true);
         let from = began["step"].as_u64().unwrap();
-        assert!(from >= at - 20 && from % 20 == 0, "{name}: {began}");
+        assert!(from >= at - 20 && from.is_multiple_of(20), "{name}: {began}");
         let other = if name == "a" { "b" } else { "a" };
         quorum.member(other).wait_for("quorum", |line| line["step"] == from);
     }

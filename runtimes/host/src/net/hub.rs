@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
@@ -19,13 +19,14 @@ use neuroshard_proto::{NodeId, Reject};
 
 use super::Order;
 use super::behaviour::{BLOBS, Behaviour, BehaviourEvent, CONTROL, PASSING};
-use super::board::{Board, Dropped, NetEvent, PeerStatus};
+use super::board::{Board, Dropped, NetEvent};
 use super::bootstrap::Bootstrap;
 use super::control::{self, Ear, Heard, Note, Opening, Outlet};
 use super::library::Library;
 use super::names::{self, Allegiance};
 use super::passing::Passing;
-use super::quota::{Conduct, Excluded, Misconduct, Quota};
+use super::peer::Peer;
+use super::quota::{Excluded, Misconduct, Quota};
 use super::streams::StreamEvent;
 use super::tcp;
 use super::verify::{Looked, Room};
@@ -101,27 +102,6 @@ impl State {
             ticks: 0,
         }
     }
-}
-
-/// A peer that is connected.
-struct Peer {
-    node: NodeId,
-    /// Addresses of its connections, and whether it made the first.
-    address: Multiaddr,
-    inbound: bool,
-    since: Instant,
-    program: Option<String>,
-    ping: Option<Duration>,
-    pings_lost: u32,
-    unread: u32,
-    quota: Arc<Mutex<Quota>>,
-    conduct: Conduct,
-    /// Once it is known to be of this network.
-    outlet: Option<Outlet>,
-    /// As many as streams on which it asks for blobs, and one more.
-    asking: Arc<()>,
-    /// Closed when its messages are to be read no further.
-    reading: Option<async_channel::Sender<()>>,
 }
 
 /// What became of a gossiped message.
@@ -431,29 +411,15 @@ impl<R: Runtime> Hub<R> {
     }
 
     fn on_connected(&mut self, id: PeerId, endpoint: &ConnectedPoint) {
-        let address = endpoint.get_remote_address().clone();
-        self.bootstrap.on_connected(id, endpoint.is_dialer().then_some(&address));
+        let address = endpoint.get_remote_address();
+        self.bootstrap.on_connected(id, endpoint.is_dialer().then_some(address));
         let now = Instant::now();
         let Some(node) = names::node_of(&id).filter(|node| !self.state.excluded.holds(now, node)) else {
             let _ = self.swarm.disconnect_peer_id(id);
             return;
         };
         let quota = if self.passing.is_member(&node) { Quota::of_member(now) } else { Quota::new(now) };
-        self.state.peers.entry(id).or_insert_with(|| Peer {
-            node,
-            address,
-            inbound: endpoint.is_listener(),
-            since: now,
-            program: None,
-            ping: None,
-            pings_lost: 0,
-            unread: 0,
-            quota: Arc::new(Mutex::new(quota)),
-            conduct: Conduct::new(now),
-            outlet: None,
-            asking: Arc::new(()),
-            reading: None,
-        });
+        self.state.peers.entry(id).or_insert_with(|| Peer::new(now, node, endpoint, quota));
     }
 
     fn on_closed(&mut self, id: &PeerId) {
@@ -611,16 +577,8 @@ impl<R: Runtime> Hub<R> {
     }
 
     fn show(&self, now: Instant) {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let members = self.state.peers.values().filter(|peer| peer.outlet.is_some());
-        let peers = members.map(|peer| PeerStatus {
-            node: peer.node.to_string(),
-            address: peer.address.to_string(),
-            inbound: peer.inbound,
-            program: peer.program.clone(),
-            ping_us: peer.ping.map(micros),
-            connected_ms: micros(now.saturating_duration_since(peer.since)) / 1000,
-        });
+        let peers = members.map(|peer| peer.status(now));
         let listening = self.swarm.external_addresses().chain(self.swarm.listeners());
         let listening = listening.map(Multiaddr::to_string).collect();
         self.board.set(listening, peers.collect(), self.state.excluded.count(now));

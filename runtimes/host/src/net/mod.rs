@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `tcp`, `mux`, `streams` | connections, many streams over one, raw streams for tasks |
 //! | `behaviour` | what libp2p runs over them: identify, ping, directory, gossip, limits |
-//! | `hub` | the one task that owns all this |
+//! | `hub`, `peer` | the one task that owns all this, and what it knows of a peer |
 //! | `control` | messages to one node, in order |
 //! | `verify` | signatures, on threads of their own |
 //! | [`quota`] | what a peer may cost, and what is done about misconduct |
@@ -30,6 +30,7 @@ mod mux;
 pub mod names;
 pub mod outline;
 mod passing;
+mod peer;
 pub mod quota;
 mod streams;
 mod tcp;
