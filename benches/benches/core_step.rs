@@ -67,7 +67,10 @@ fn answer(job: &Job) -> Commitment {
         Job::Evaluate { step, .. } => Commitment::Evaluation { step: *step, loss_micro: Some(5), tokens: 4096 },
         Job::Snapshot { step } => {
             let blob = |name: u64| Hash::of_blob(&(step.0 * 10 + name).to_le_bytes());
-            let layers = (0..5).map(|layer| LayerBlobs { weights: blob(layer), moments: blob(layer + 5) });
+            let layers = (0..5).map(|layer| {
+                let (root, weights, moments) = (blob(layer + 10), blob(layer), blob(layer + 5));
+                LayerBlobs { root, weights, moments }
+            });
             let layers = layers.collect::<Vec<_>>().try_into().expect("five");
             Commitment::Snapshot(Snapshot { step: *step, root: blob(99), layers, bytes: 10 })
         }

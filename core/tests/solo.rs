@@ -130,10 +130,10 @@ fn weights_that_were_brought_along_are_the_first_state() {
     let (mut config, mut disk) = (config(), Disk::default());
     let stages = u64::from(config.genesis.model.layers) + 1;
     let blob = |stage| Hash::of_blob(format!("brought along {stage}").as_bytes());
-    let layers: Vec<_> =
-        (0..stages).map(|stage| LayerBlobs { weights: blob(stage), moments: blob(stage + stages) }).collect();
-    let (root, bytes) = (Hash::of_blob(b"their root"), config.genesis.model.state_bytes());
-    let first = Snapshot { step: Step(0), root, layers: layers.try_into().unwrap(), bytes };
+    let stage =
+        |stage| LayerBlobs { root: blob(stage + 2 * stages), weights: blob(stage), moments: blob(stage + stages) };
+    let layers: Vec<_> = (0..stages).map(stage).collect();
+    let first = Snapshot::of_stages(Step(0), layers.try_into().unwrap(), config.genesis.model.state_bytes());
     let seeded = config.genesis.network();
     config.genesis.first = Some(first.clone());
     assert_ne!(config.genesis.network(), seeded, "the weights are part of the network's identity");
@@ -155,7 +155,8 @@ fn weights_that_were_brought_along_are_the_first_state() {
 
 #[test]
 fn a_first_state_that_is_not_of_this_model_is_refused() {
-    let layers = vec![LayerBlobs { weights: Hash::default(), moments: Hash::default() }; 5];
+    let stage = LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() };
+    let layers = vec![stage; 5];
     let bytes = config().genesis.model.state_bytes();
     let good = Snapshot { step: Step(0), root: Hash::default(), layers: layers.try_into().unwrap(), bytes };
     let restore = |first| {

@@ -363,7 +363,10 @@ impl World {
     /// A snapshot whose addresses depend on its step alone, as those of an honest executor do.
     pub(crate) fn snapshot(&self, step: Step, stages: usize) -> Snapshot {
         let blob = |kind: &str, stage: usize| Hash::of_blob(format!("{kind} {stage} {step}").as_bytes());
-        let layers = (0..stages).map(|stage| LayerBlobs { weights: blob("w", stage), moments: blob("m", stage) });
+        let layers = (0..stages).map(|stage| {
+            let (root, weights, moments) = (blob("r", stage), blob("w", stage), blob("m", stage));
+            LayerBlobs { root, weights, moments }
+        });
         let layers = layers.collect::<Vec<_>>().try_into().expect("few stages");
         Snapshot { step, root: root(step), layers, bytes: 1000 }
     }

@@ -1,4 +1,5 @@
-//! Quorums: who runs which stages of the model, and what members say to each other while they train (PROTOCOL §4).
+//! Quorums: who runs which stages of the model, what members agree on, and what they say to each other while they train
+//! (PROTOCOL §4).
 
 use core::fmt;
 
@@ -12,9 +13,14 @@ use crate::hash::{Domain, Hash, Hasher};
 use crate::ids::{BatchId, NetworkId, NodeId, QuorumId, Step};
 use crate::job::STAGES_MAX;
 use crate::model::{LayerRange, ModelSpec};
+use crate::time::Time;
 
 /// Most members of a quorum.
 pub const MEMBERS_MAX: u32 = 16;
+/// Most batches that a step accumulates.
+pub const BATCHES_MAX: u32 = 16;
+/// Most stages that one transaction posts; a member that runs more posts them in parts.
+pub const POSTED_MAX: u32 = 32;
 /// Most persisted states that a member reports.
 pub const REPORTED_MAX: u32 = 4;
 
@@ -86,7 +92,14 @@ impl Plan {
     /// # Errors
     /// The first rule that does not hold.
     pub fn check(&self, model: &ModelSpec) -> Result<(), PlanError> {
-        let all = model.all_layers();
+        self.check_stages(model.all_layers())
+    }
+
+    /// Checks that the members together run these stages, each once and in order.
+    ///
+    /// # Errors
+    /// The first rule that does not hold.
+    pub fn check_stages(&self, all: LayerRange) -> Result<(), PlanError> {
         if self.members.is_empty() {
             return Err(PlanError::Empty);
         }
@@ -126,6 +139,50 @@ impl Plan {
     pub fn place(&self, node: &NodeId) -> Option<usize> {
         self.members.iter().position(|member| member.node == *node)
     }
+}
+
+/// What the members of a quorum agree on: all of it is under each one's signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Terms {
+    pub plan: Plan,
+    /// Batches that a step accumulates: 1 to [`BATCHES_MAX`].
+    pub batches: u32,
+    /// Active quorums that end where this one begins: what a renewal or a replacement succeeds.
+    pub ends: List<QuorumId, MEMBERS_MAX>,
+    /// The last block time at which the signatures hold.
+    pub valid_until: Time,
+}
+
+impl Canonical for Terms {
+    const BYTES_MAX: u32 = 2048;
+}
+
+impl Terms {
+    /// The quorum's name. A renewal by the same members has other terms, and so another name.
+    pub fn id(&self, network: NetworkId) -> QuorumId {
+        QuorumId(self.hash(Domain::Quorum, network))
+    }
+
+    /// What every member signs with its node's key to accept.
+    pub fn digest(&self, network: NetworkId) -> Hash {
+        self.hash(Domain::Acceptance, network)
+    }
+
+    fn hash(&self, domain: Domain, network: NetworkId) -> Hash {
+        let mut hasher = Hasher::new(domain);
+        hasher.update(network.0.as_bytes()).update(&codec::encode(self)).finish()
+    }
+}
+
+/// Where training stands in the data, as all members of a quorum count it: what a node needs to go on from a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Position {
+    /// The next batch to draw.
+    pub batch: BatchId,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Batches that were void.
+    pub voids: u64,
 }
 
 /// What a member says to another one.

@@ -28,6 +28,7 @@ use crate::genesis::{Genesis, Manifest};
 use crate::job::{Commitment, Fault, Job};
 use crate::message::{Carried, Heartbeat, Kind};
 use crate::params::Params;
+use crate::quorum::Terms;
 
 /// A type of the schema: one that is encoded on its own, or one that has no name of its own.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,7 @@ pub fn types() -> Vec<Named> {
         Named::of::<Job>(),
         Named::of::<Commitment>(),
         Named::of::<Fault>(),
+        Named::of::<Terms>(),
         Named::of::<Transaction>(),
         Named::of::<SignedTransaction>(),
         Named::of::<Vote>(),

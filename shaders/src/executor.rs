@@ -156,7 +156,7 @@ impl Executor {
             self.engine.write(Part::Weights, layer, bytemuck::cast_slice(&bits))?;
         }
         self.resident = Some(Resident { model: *model, range, step: Step(0) });
-        let root = self.root(Step(0))?;
+        let root = tile::model_state(Step(0), &self.roots(Step(0))?);
         Ok(Commitment::Ready { step: Step(0), root })
     }
 
@@ -183,49 +183,53 @@ impl Executor {
             self.engine.write(Part::Moments2, layer, &moments[elements..])?;
         }
         self.resident = Some(Resident { model: *model, range, step: snapshot.step });
-        let root = self.root(snapshot.step)?;
-        if root != snapshot.root {
+        let roots = self.roots(snapshot.step)?;
+        let root = tile::model_state(snapshot.step, &roots);
+        let stages = snapshot.layers.iter().map(|stage| stage.root).zip(roots);
+        let wrong = stages.chain([(snapshot.root, root)]).find(|(expected, found)| expected != found);
+        if let Some((expected, found)) = wrong {
             self.resident = None;
-            return Err(Fault::RootMismatch { expected: snapshot.root, found: root });
+            return Err(Fault::RootMismatch { expected, found });
         }
         Ok(Commitment::Ready { step: snapshot.step, root })
     }
 
     fn snapshot(&mut self, step: Step, blobs: &mut dyn Blobs) -> Result<Commitment, Fault> {
         let Resident { model, range, .. } = self.at(step)?;
-        let (mut layers, mut tensors, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut layers, mut bytes) = (Vec::new(), 0);
         for layer in range.iter() {
             let layout = LayerLayout::new(&model, layer);
-            let mut values = vec![0.0_f32; 3 * layout.elements];
+            let (mut values, mut tensors) = (vec![0.0_f32; 3 * layout.elements], Vec::new());
             for (part, out) in Part::ALL.into_iter().zip(values.chunks_exact_mut(layout.elements)) {
                 self.engine.read(part, layer, out)?;
                 tensors.extend(commit(&layout, out));
             }
             let (weights, moments) = values.split_at(layout.elements);
             layers.push(LayerBlobs {
+                root: tile::stage_state(&tensors),
                 weights: blobs.put(bytemuck::cast_slice(weights))?,
                 moments: blobs.put(bytemuck::cast_slice(moments))?,
             });
             bytes += 4 * values.len() as u64;
         }
-        let root = tile::model_state(step, &tensors);
         let layers = layers.try_into().map_err(|_| Fault::bad_job("too many stages"))?;
-        Ok(Commitment::Snapshot(Snapshot { step, root, layers, bytes }))
+        Ok(Commitment::Snapshot(Snapshot::of_stages(step, layers, bytes)))
     }
 
-    /// The commitment to the resident state.
-    fn root(&mut self, step: Step) -> Result<Hash, Fault> {
+    /// The commitments to the resident stages.
+    fn roots(&mut self, step: Step) -> Result<Vec<Hash>, Fault> {
         let Resident { model, range, .. } = self.at(step)?;
-        let mut tensors = Vec::new();
+        let mut roots = Vec::new();
         for layer in range.iter() {
             let layout = LayerLayout::new(&model, layer);
-            let mut values = vec![0.0; layout.elements];
+            let (mut values, mut tensors) = (vec![0.0; layout.elements], Vec::new());
             for part in Part::ALL {
                 self.engine.read(part, layer, &mut values)?;
                 tensors.extend(commit(&layout, &values));
             }
+            roots.push(tile::stage_state(&tensors));
         }
-        Ok(tile::model_state(step, &tensors))
+        Ok(roots)
     }
 
     /// Reads a part of a resident stage: for export and tests.

@@ -75,7 +75,8 @@ fn envelope() -> Envelope {
 }
 
 fn snapshot() -> Snapshot {
-    let layers = vec![LayerBlobs { weights: hash("w"), moments: hash("m") }; 2].try_into().unwrap();
+    let stage = LayerBlobs { root: hash("stage"), weights: hash("w"), moments: hash("m") };
+    let layers = vec![stage; 2].try_into().unwrap();
     Snapshot { step: Step(100), root: hash("root"), layers, bytes: 10_000 }
 }
 
@@ -376,7 +377,8 @@ fn numbers_that_every_node_computes_stay_what_they_are() {
         ("held-out samples (digest)", hash_of(&codec::encode(&sampler.held_out()))),
         ("merkle root of five leaves", merkle::root(&leaves).as_bytes().to_vec()),
         ("tensor root", tensor.root.as_bytes().to_vec()),
-        ("model state root", tile::model_state(Step(3), &[tensor]).as_bytes().to_vec()),
+        ("stage state root", tile::stage_state(&[tensor]).as_bytes().to_vec()),
+        ("model state root", tile::model_state(Step(3), &[hash("stage"), hash("head")]).as_bytes().to_vec()),
         ("tokenizer", Tokenizer::genesis().hash().as_bytes().to_vec()),
     ];
     golden::check("tests/golden/numbers.txt", &golden::lines(entries));

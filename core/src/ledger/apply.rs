@@ -98,7 +98,10 @@ fn account_wish(state: &mut State, owner: OwnerId, account: Account, action: &Ac
         | Action::Attest { .. }
         | Action::CommitRandom { .. }
         | Action::RevealRandom { .. }
-        | Action::ReportEquivocation { .. } => Err(Refusal::Author),
+        | Action::ReportEquivocation { .. }
+        | Action::FormQuorum { .. }
+        | Action::EndQuorum { .. }
+        | Action::PostStages { .. } => Err(Refusal::Author),
     }
 }
 
@@ -120,6 +123,9 @@ fn node_wish(state: &mut State, node: NodeId, action: &Action) -> Result<Amount,
         | Action::RegisterNode { .. }
         | Action::RevokeNode { .. }
         | Action::Nominate { .. } => return Err(Refusal::Author),
+        Action::FormQuorum { .. } | Action::EndQuorum { .. } | Action::PostStages { .. } => {
+            return Err(Refusal::Author);
+        }
     }
     Ok(Amount::ZERO)
 }

@@ -99,11 +99,13 @@ impl Executor {
     fn snapshot(&self, blobs: &mut Blobs) -> Snapshot {
         let step = self.step;
         let blob = |what: &str, weight: &Hash| mix(what, &[weight.as_bytes(), &step.0.to_le_bytes()]);
-        let layer = |weight: &Hash| LayerBlobs { weights: *weight, moments: blob("moments", weight) };
+        let layer = |weight: &Hash| {
+            let (root, moments) = (mix("root", &[weight.as_bytes()]), blob("moments", weight));
+            LayerBlobs { root, weights: *weight, moments }
+        };
         let layers: Vec<LayerBlobs> = self.weights.iter().map(layer).collect();
         blobs.extend(layers.iter().flat_map(|layer| [layer.weights, layer.moments]));
-        let root = mix("root", &self.weights.iter().map(|weight| &weight.as_bytes()[..]).collect::<Vec<_>>());
-        Snapshot { step, root, layers: layers.try_into().unwrap(), bytes: 1 }
+        Snapshot::of_stages(step, layers.try_into().unwrap(), 1)
     }
 
     pub(crate) fn run(&mut self, job: &Job, blobs: &mut Blobs) -> Result<Commitment, Fault> {

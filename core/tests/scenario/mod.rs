@@ -169,6 +169,7 @@ impl World {
                 let blob = |name: String| Hash::of_blob(name.as_bytes());
                 let layers: Vec<_> = (0..stages)
                     .map(|layer| LayerBlobs {
+                        root: blob(format!("r {layer} {step}")),
                         weights: blob(format!("w {layer} {step}")),
                         // One blob is the same in every snapshot, as moments of an untouched layer would be.
                         moments: blob(if layer == 0 { "m same".into() } else { format!("m {layer} {step}") }),

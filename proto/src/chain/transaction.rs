@@ -11,15 +11,18 @@ use postcard_schema::Schema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::amount::Amount;
+use crate::bounded::List;
 use crate::chain::vote::Evidence;
 use crate::codec::{self, Canonical};
 use crate::envelope::{Signature, WIRE_VERSION, signing_bytes, verify};
 use crate::hash::{Domain, Hash, Hasher};
 use crate::hex;
-use crate::ids::{NetworkId, NodeId, OwnerId};
+use crate::ids::{LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, Step};
+use crate::job::LayerBlobs;
 use crate::message::Kind;
 use crate::model::LayerRange;
 use crate::params::Tier;
+use crate::quorum::{MEMBERS_MAX, POSTED_MAX, Position, Terms};
 
 /// An ed25519 public key that signs for an account.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Schema)]
@@ -133,6 +136,20 @@ pub enum Action {
     /// From the next epoch on, this node of the account's votes with the account's bond (PROTOCOL §11). An account's first
     /// node is nominated with its registration.
     Nominate { node: NodeId },
+    /// A member publishes what all members of a quorum agreed on (PROTOCOL §4). `acceptances` are their signatures over
+    /// [`Terms::digest`], in the order of the members.
+    FormQuorum { terms: Terms, acceptances: List<Signature, MEMBERS_MAX> },
+    /// A member ends its quorum before its session is over.
+    EndQuorum { quorum: QuorumId },
+    /// A member of an active quorum tells where the states of some of its stages lie, from stage `first` on, so that others
+    /// can take them up.
+    PostStages {
+        quorum: QuorumId,
+        step: Step,
+        position: Position,
+        first: LayerIndex,
+        stages: List<LayerBlobs, POSTED_MAX>,
+    },
 }
 
 /// What a node signs to become an account's.

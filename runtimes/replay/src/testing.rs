@@ -126,7 +126,7 @@ impl Host {
             Job::Evaluate { step, .. } => Commitment::Evaluation { step: *step, loss_micro: None, tokens: 4096 },
             Job::Snapshot { step } => {
                 let hash = Hash::of_blob(&step.0.to_le_bytes());
-                let layers = vec![LayerBlobs { weights: hash, moments: hash }; 5].try_into().unwrap();
+                let layers = vec![LayerBlobs { root: hash, weights: hash, moments: hash }; 5].try_into().unwrap();
                 Commitment::Snapshot(Snapshot { step: *step, root: hash, layers, bytes: 1000 })
             }
         }

@@ -93,11 +93,12 @@ impl Checkpoint {
     /// If the disk is full or fails, or the file changed since it was opened.
     pub fn put(&mut self, store: &Store) -> Result<Snapshot, ExchangeError> {
         let model = *self.model();
-        let (mut layers, mut commitments) = (Vec::new(), Vec::new());
+        let mut layers = Vec::new();
         for layer in model.all_layers().iter() {
             let layout = LayerLayout::new(&model, layer);
             let bits: Vec<u32> = self.stage(layer)?.into_iter().map(f32::to_bits).collect();
             let zeros = vec![0; layout.elements];
+            let mut commitments = Vec::new();
             for part in [&bits, &zeros, &zeros] {
                 commitments.extend(layout.tensors.iter().map(|placed| {
                     let shape = tile::Shape { rows: placed.spec.rows, cols: placed.spec.cols };
@@ -106,11 +107,11 @@ impl Checkpoint {
             }
             let weights: Vec<u8> = bits.into_iter().flat_map(u32::to_le_bytes).collect();
             let moments = vec![0; 2 * weights.len()];
-            layers.push(LayerBlobs { weights: store.put(&weights)?, moments: store.put(&moments)? });
+            let root = tile::stage_state(&commitments);
+            layers.push(LayerBlobs { root, weights: store.put(&weights)?, moments: store.put(&moments)? });
         }
-        let root = tile::model_state(Step(0), &commitments);
         let layers = layers.try_into().expect("a model that was checked has few enough stages");
-        Ok(Snapshot { step: Step(0), root, layers, bytes: model.state_bytes() })
+        Ok(Snapshot::of_stages(Step(0), layers, model.state_bytes()))
     }
 
     /// Every tensor of the model is there once with the right shape and a type that can be read, and nothing else is.
