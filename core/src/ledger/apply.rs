@@ -4,11 +4,13 @@ use neuroshard_proto::chain::{Action, Author, Block, Certificate, SignedTransact
 use neuroshard_proto::{Amount, Hash, NodeId, OwnerId, Time};
 
 use super::accounts::{self, Account};
+use super::anchors::{self, Anchor};
 use super::nodes::{self, Description};
-use super::{BlockError, Head, Refusal, State, activity, beacon, evidence, money, stake, validators};
+use super::{BlockError, Head, Refusal, State, activity, beacon, evidence, money, quorums, stake, validators};
 
 /// What an epoch's end does, in this order. A block's transactions belong to the epoch that it ends.
-const EPOCH_END: [fn(&mut State); 3] = [activity::end_epoch, beacon::end_epoch, validators::end_epoch];
+const EPOCH_END: [fn(&mut State); 4] =
+    [activity::end_epoch, quorums::end_epoch, beacon::end_epoch, validators::end_epoch];
 
 /// Begins a block: moves the clock, and takes up who made the block and who finalized its parent.
 pub(super) fn begin(
@@ -115,6 +117,12 @@ fn node_wish(state: &mut State, node: NodeId, action: &Action) -> Result<Amount,
         Action::Attest { subject } => activity::attest(state, node, *subject)?,
         Action::CommitRandom { commitment } => beacon::commit(state, node, *commitment)?,
         Action::RevealRandom { value } => beacon::reveal(state, node, *value)?,
+        Action::FormQuorum { terms, acceptances } => quorums::form(state, node, terms, acceptances)?,
+        Action::EndQuorum { quorum } => quorums::end(state, node, *quorum)?,
+        Action::PostStages { quorum, step, position, first, stages } => {
+            let anchor = Anchor { quorum: *quorum, step: *step, position: *position };
+            anchors::post(state, node, anchor, *first, stages)?;
+        }
         Action::ReportEquivocation { evidence } => return evidence::report(state, evidence),
         Action::Transfer { .. }
         | Action::Bond { .. }
@@ -123,9 +131,6 @@ fn node_wish(state: &mut State, node: NodeId, action: &Action) -> Result<Amount,
         | Action::RegisterNode { .. }
         | Action::RevokeNode { .. }
         | Action::Nominate { .. } => return Err(Refusal::Author),
-        Action::FormQuorum { .. } | Action::EndQuorum { .. } | Action::PostStages { .. } => {
-            return Err(Refusal::Author);
-        }
     }
     Ok(Amount::ZERO)
 }

@@ -7,8 +7,8 @@
 //! The state is a row of modules of one shape, each a file: a struct that is its state, handlers for its
 //! [`Action`](neuroshard_proto::chain::Action)s, and perhaps a hook at epochs' ends. A new one is a file, a field of
 //! `State`, and an arm in `apply`. The state's root is a Merkle root over the modules' digests, each cached until the
-//! module changes; accounts and nodes hang in trees of their own, so [`Ledger::prove_account`] shows one of them to
-//! whoever knows a finalized header.
+//! module changes; what there are many of hangs in trees of its own, so [`Ledger::prove_account`] and its like show one entry
+//! to whoever knows a finalized header.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,11 +17,13 @@ use neuroshard_proto::chain::{
     BLOCK_BYTES_MAX, Block, Certificate, Header, Seats, SignedTransaction, TRANSACTIONS_MAX,
 };
 use neuroshard_proto::{
-    Amount, Domain, Genesis, Hash, List, NetworkId, NodeId, OwnerId, Params, Ratio, Time, codec, merkle, mutant,
+    Amount, Domain, Genesis, Hash, LayerIndex, LayerRange, List, NetworkId, NodeId, OwnerId, Params, QuorumId, Ratio,
+    Time, codec, merkle, mutant,
 };
 
 mod accounts;
 mod activity;
+mod anchors;
 mod apply;
 mod beacon;
 mod clock;
@@ -31,6 +33,7 @@ mod money;
 mod nodes;
 mod part;
 mod proof;
+mod quorums;
 mod refusal;
 mod rules;
 mod source;
@@ -41,8 +44,10 @@ mod validators;
 
 pub use accounts::{Account, UNBONDINGS_MAX, Unbonding};
 pub use activity::{Activity, Successes, reputation};
+pub use anchors::{Anchor, Post, Stage};
 pub use nodes::{Description, Node, Standing};
 pub use proof::{MODULE_BYTES_MAX, StateProof};
+pub use quorums::Quorum;
 pub use refusal::{BlockError, Refusal};
 pub(crate) use source::Source;
 pub use source::{Computed, Ledgers};
@@ -50,16 +55,18 @@ pub use validators::Candidate;
 
 use accounts::Accounts;
 use activity::Counts;
+use anchors::Anchors;
 use beacon::Beacon;
 use clock::Clock;
 use money::Money;
 use nodes::Nodes;
 use part::Part;
+use quorums::Quorums;
 use rules::Rules;
 use validators::Validators;
 
 /// How many modules there are.
-const MODULES: usize = 8;
+const MODULES: usize = 10;
 
 /// The modules, in the order of their digests.
 #[derive(Clone, Debug)]
@@ -72,6 +79,8 @@ struct State {
     counts: Part<Counts>,
     validators: Part<Validators>,
     beacon: Part<Beacon>,
+    quorums: Part<Quorums>,
+    anchors: Part<Anchors>,
 }
 
 impl State {
@@ -86,6 +95,8 @@ impl State {
             self.counts.seal(),
             self.validators.seal(),
             if mutant("beacon left out of the root") { Hash::default() } else { self.beacon.seal() },
+            self.quorums.seal(),
+            self.anchors.seal(),
         ]
     }
 }
@@ -167,6 +178,8 @@ impl Ledger {
             counts: Part::new(Counts::genesis()),
             validators: Part::new(validators),
             beacon: Part::new(beacon),
+            quorums: Part::new(Quorums::default()),
+            anchors: Part::new(Anchors::default()),
         };
         money::assert_conserved(&state);
         Self::seal(head, state, None)
@@ -366,6 +379,44 @@ impl Ledger {
     pub fn prove_node(&self, node: &NodeId) -> StateProof<NodeId, Node> {
         let nodes = &self.inner.state.nodes;
         StateProof::new(&self.inner.digests, &**nodes, nodes.tree.prove(node))
+    }
+
+    /// Shows what the state holds for a quorum.
+    pub fn prove_quorum(&self, id: &QuorumId) -> StateProof<QuorumId, Quorum> {
+        let quorums = &self.inner.state.quorums;
+        StateProof::new(&self.inner.digests, &**quorums, quorums.tree.prove(id))
+    }
+
+    /// Shows what was posted of a stage.
+    pub fn prove_stage(&self, layer: LayerIndex) -> StateProof<LayerIndex, Stage> {
+        let anchors = &self.inner.state.anchors;
+        StateProof::new(&self.inner.digests, &**anchors, anchors.tree.prove(&layer))
+    }
+
+    /// A quorum that is remembered; its session may be over ([`Quorum::is_active`]).
+    pub fn quorum(&self, id: &QuorumId) -> Option<&Quorum> {
+        self.inner.state.quorums.tree.get(id)
+    }
+
+    /// The active quorum that a node is taken by.
+    pub fn quorum_of(&self, node: &NodeId) -> Option<(QuorumId, &Quorum)> {
+        quorums::quorum_of(&self.inner.state, node)
+    }
+
+    /// The quorums whose sessions are under way.
+    pub fn active_quorums(&self) -> impl Iterator<Item = (QuorumId, &Quorum)> {
+        let all = self.inner.state.quorums.tree.iter();
+        all.filter(|(_, quorum)| quorum.is_active(self.protocol_ms())).map(|(id, quorum)| (*id, quorum))
+    }
+
+    /// The newest step of which the states of all stages were posted; `None` while training begins with the genesis.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.inner.state.anchors.newest
+    }
+
+    /// Where the anchor's states of these stages lie, in order; nothing before the first anchor.
+    pub fn anchored(&self, range: LayerRange) -> impl Iterator<Item = &Post> {
+        self.inner.state.anchors.stages(range)
     }
 
     /// A node's agreed uptime over the last 100 epochs; `None` if it is new or unknown (PROTOCOL §3).

@@ -8,7 +8,7 @@
 
 use neuroshard_proto::chain::{consent_digest, puzzle_bits};
 use neuroshard_proto::codec::Canonical;
-use neuroshard_proto::{Amount, Founder, LayerRange, NodeId, OwnerId, Signature, Tier, verify};
+use neuroshard_proto::{Amount, Founder, LayerRange, NodeId, OwnerId, QuorumId, Signature, Tier, verify};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,8 @@ pub struct Node {
     pub sent: (u64, u32),
     /// Who attested first that it lives, and in which epoch.
     pub witness: Option<(u64, NodeId)>,
+    /// The last quorum that it joined, while that is remembered; its session may be over.
+    pub quorum: Option<QuorumId>,
 }
 
 /// Whether a node may speak.
@@ -66,6 +68,7 @@ impl Node {
             successes: Successes::NONE,
             sent: (0, 0),
             witness: None,
+            quorum: None,
         }
     }
 }
