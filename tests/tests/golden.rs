@@ -17,9 +17,9 @@ use neuroshard_proto::chain::{
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
     Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Envelope, F32, Fault, Founder, Genesis, Hash,
-    Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest, Message, Micro, Mode, NetworkId, NodeId,
-    OwnerId, Params, Passed, Preset, QuorumId, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream,
-    Tier, Time, Turned, Verified, VoidReason, merkle, tile,
+    Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest, Member, Message, Micro, Mode, NetworkId,
+    NodeId, OwnerId, Params, Passed, Plan, Position, Preset, QuorumId, RequestId, Returned, Sample, Shard, Signature,
+    Snapshot, Step, Stream, Terms, Tier, Time, Turned, Verified, VoidReason, merkle, tile,
 };
 use neuroshard_tests::golden;
 
@@ -250,7 +250,31 @@ fn actions() -> Vec<(&'static str, Action)> {
         ("reveal random", Action::RevealRandom { value: hash("value") }),
         ("report equivocation", Action::ReportEquivocation { evidence }),
         ("nominate", Action::Nominate { node: node() }),
+        (
+            "form quorum",
+            Action::FormQuorum { terms: terms(), acceptances: vec![Signature([9; 64])].try_into().unwrap() },
+        ),
+        ("end quorum", Action::EndQuorum { quorum: QuorumId(hash("quorum")) }),
+        ("post stages", {
+            let position = Position { batch: BatchId(201), tokens: 205_824, voids: 3 };
+            let stages = snapshot().layers.to_vec().try_into().unwrap();
+            Action::PostStages {
+                quorum: QuorumId(hash("quorum")),
+                step: Step(100),
+                position,
+                first: LayerIndex(3),
+                stages,
+            }
+        }),
     ]
+}
+
+fn terms() -> Terms {
+    let member = |node, (start, end)| Member { node, stages: LayerRange { start, end } };
+    let members = vec![member(node(), (0, 3)), member(NodeId::from_bytes([7; 32]), (3, 5))];
+    let plan = Plan { members: members.try_into().unwrap(), snapshot_steps: 100 };
+    let ends = vec![QuorumId(hash("before"))].try_into().unwrap();
+    Terms { plan, batches: 2, ends, valid_until: Time::from_ms(123_456) }
 }
 
 /// A ledger in its second epoch, and its blocks with the certificates that decided them.
@@ -324,6 +348,10 @@ fn the_agreed_world_keeps_its_bytes() {
         ("proof of an account", bytes(&ledger.prove_account(&owner))),
         ("proof of a node", bytes(&ledger.prove_node(&node()))),
         ("consent", consent_digest(ledger.network(), owner, node()).as_bytes().to_vec()),
+        ("quorum's name", terms().id(ledger.network()).0.as_bytes().to_vec()),
+        ("acceptance", terms().digest(ledger.network()).as_bytes().to_vec()),
+        ("proof of a quorum", bytes(&ledger.prove_quorum(&QuorumId(hash("quorum"))))),
+        ("proof of a stage", bytes(&ledger.prove_stage(LayerIndex(0)))),
         ("puzzle bits", puzzle_bits(ledger.network(), node(), 5).to_le_bytes().to_vec()),
         ("random commitment", random_commitment(node(), 3, &hash("value")).as_bytes().to_vec()),
         ("state root", ledger.root().as_bytes().to_vec()),

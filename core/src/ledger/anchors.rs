@@ -151,3 +151,34 @@ pub(super) fn post(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use neuroshard_proto::{BatchId, Hash, codec};
+
+    use super::super::proof::MODULE_BYTES_MAX;
+    use super::super::sync::{BIG, CHUNK_BYTES_MAX, Chunk};
+    use super::*;
+
+    #[test]
+    fn the_largest_posts_fit_in_a_chunk_and_the_module_in_a_proof() {
+        let hash = Hash::from_bytes([255; 32]);
+        let position = Position { batch: BatchId(u64::MAX), tokens: u64::MAX, voids: u64::MAX };
+        let anchor = Anchor { quorum: QuorumId(hash), step: Step(u64::MAX), position };
+        let blobs = LayerBlobs { root: hash, weights: hash, moments: hash };
+        let posts = vec![Post { anchor, node: NodeId::from_bytes([255; 32]), blobs }; 3];
+        let mut anchors = Anchors { newest: Some(anchor), ..Anchors::default() };
+        for layer in 0..1025 {
+            anchors.tree.insert(LayerIndex(layer), Stage { posts: posts.clone().try_into().unwrap() });
+        }
+        anchors.seal();
+        let module = codec::encode(&anchors).len();
+        assert!(module <= MODULE_BYTES_MAX as usize && module > 90, "{module}");
+        let pieces = anchors.tree.pieces(BIG);
+        let sizes: Vec<usize> = pieces.map(|piece| codec::encode(&Chunk::Stages(piece)).len()).collect();
+        assert!(sizes.iter().all(|bytes| *bytes <= CHUNK_BYTES_MAX as usize / 2), "{sizes:?}");
+        assert!(sizes.iter().sum::<usize>() > 1025 * 500, "{sizes:?}");
+    }
+}

@@ -310,3 +310,37 @@ pub(super) fn stages_of(state: &State, id: &QuorumId, node: &NodeId) -> Result<L
     let member = quorum.plan.members.iter().find(|member| member.node == *node);
     Ok(member.ok_or(Refusal::Member { node: *node, quorum: *id })?.stages)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use neuroshard_proto::{Hash, codec};
+
+    use super::super::sync::{BIG, CHUNK_BYTES_MAX, Chunk};
+    use super::*;
+
+    #[test]
+    fn the_largest_quorums_fit_in_a_chunk() {
+        let node = NodeId::from_bytes([255; 32]);
+        let member = Member { node, stages: LayerRange { start: u32::MAX, end: u32::MAX } };
+        let largest = Quorum {
+            plan: Plan { members: vec![member; 16].try_into().unwrap(), snapshot_steps: u32::MAX },
+            batches: u32::MAX,
+            valid_until: Time::from_ms(u64::MAX),
+            first_ms: u64::MAX,
+            began_ms: u64::MAX,
+            ends_ms: u64::MAX,
+            session_ms: u64::MAX,
+            settled: true,
+        };
+        let mut tree = Tree::default();
+        for number in 0..4 * BIG {
+            tree.insert(QuorumId(Hash::of_blob(&number.to_le_bytes())), largest.clone());
+        }
+        tree.seal();
+        let sizes: Vec<usize> = tree.pieces(BIG).map(|piece| codec::encode(&Chunk::Quorums(piece)).len()).collect();
+        assert!(sizes.iter().all(|bytes| *bytes <= CHUNK_BYTES_MAX as usize / 2), "{sizes:?}");
+        assert!(sizes.iter().sum::<usize>() > 512 * 600, "{sizes:?}");
+    }
+}

@@ -31,7 +31,7 @@ const MODULES_MAX: u32 = 64;
 
 /// Most entries of a chunk: of small things, and of quorums and stages, which are larger.
 const SMALL: u32 = PIECE_ENTRIES_MAX;
-const BIG: u32 = 128;
+pub(super) const BIG: u32 = 128;
 
 /// Stretches that a large tree is cut into, the width of each in a path's first byte, and the entries that make a tree large.
 const STRETCHES: u8 = 8;

@@ -177,3 +177,38 @@ pub fn random_commitment(node: NodeId, epoch: u64, value: &Hash) -> Hash {
     let mut hasher = Hasher::new(Domain::Random);
     hasher.update(node.as_bytes()).update(&epoch.to_le_bytes()).update(value.as_bytes()).finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::ids::BatchId;
+    use crate::quorum::{BATCHES_MAX, Member, Plan};
+    use crate::time::Time;
+
+    #[test]
+    fn the_largest_wishes_of_quorums_fit() {
+        let (hash, node) = (Hash::from_bytes([255; 32]), NodeId::from_bytes([255; 32]));
+        let member = Member { node, stages: LayerRange { start: u32::MAX, end: u32::MAX } };
+        let plan = Plan { members: vec![member; 16].try_into().unwrap(), snapshot_steps: u32::MAX };
+        let ends = vec![QuorumId(hash); 16].try_into().unwrap();
+        let terms = Terms { plan, batches: BATCHES_MAX, ends, valid_until: Time::from_ms(u64::MAX) };
+        let acceptances = vec![Signature([255; 64]); 16].try_into().unwrap();
+        let blobs = LayerBlobs { root: hash, weights: hash, moments: hash };
+        let post = Action::PostStages {
+            quorum: QuorumId(hash),
+            step: Step(u64::MAX),
+            position: Position { batch: BatchId(u64::MAX), tokens: u64::MAX, voids: u64::MAX },
+            first: LayerIndex(u32::MAX),
+            stages: vec![blobs; 32].try_into().unwrap(),
+        };
+        assert!(codec::encode(&terms).len() > 1000);
+        for action in [Action::FormQuorum { terms, acceptances }, post] {
+            let wish = Transaction { author: Author::Node { node, epoch: u64::MAX }, action };
+            let bytes = codec::encode(&wish);
+            assert!((2000..4096).contains(&bytes.len()), "{}", bytes.len());
+            assert_eq!(codec::decode::<Transaction>(&bytes), Ok(wish));
+        }
+    }
+}
