@@ -9,12 +9,11 @@ use alloc::collections::{BTreeMap, VecDeque};
 use neuroshard_proto::chain::{Advance, Block, Decided};
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Bytes, Hash, JournalSeq, LayerBlobs, LayerIndex, LayerRange, List, NetworkId, NodeId, Shared, Snapshot, mutant,
+    BatchId, Bytes, Hash, JournalSeq, LayerBlobs, LayerIndex, LayerRange, List, NetworkId, NodeId, Shared, Snapshot,
+    mutant,
 };
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
-
-pub use neuroshard_proto::Progress;
 
 use crate::agreement::Ballot;
 use crate::io::{Misuse, Outbox, Output, RECORD_BYTES_MAX};
@@ -88,6 +87,19 @@ impl SavedState {
         let place = stage.0.checked_sub(self.range.start)?;
         self.snapshot.layers.get(usize::try_from(place).ok()?).copied()
     }
+}
+
+/// How far training has come, beside the model itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Progress {
+    /// The next batch to draw.
+    pub batch: BatchId,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Batches that were void.
+    pub voids: u64,
+    /// Time spent training, over all lives of the node.
+    pub trained_ms: u64,
 }
 
 /// The journal as the core sees it: how far it is written, how far it is durable, and what waits.

@@ -78,8 +78,10 @@
 //! #         squared_norms: vec![F32::ONE; 5].try_into().unwrap() }),
 //! #     Job::Step { step, .. } => Commitment::Step { step: step.next(), norm: F32::ONE },
 //! #     Job::Evaluate { step, .. } => Commitment::Evaluation { step: *step, loss_micro: None, tokens: 1 },
-//! #     Job::Snapshot { step } => Commitment::Snapshot(Snapshot { step: *step, root: Hash::default(), bytes: 1,
-//! #         layers: vec![LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() }; 5].try_into().unwrap() }),
+//! #     Job::Snapshot { step } => {
+//! #         let stage = LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() };
+//! #         Commitment::Snapshot(Snapshot::of_stages(*step, vec![stage; 5].try_into().unwrap(), 1))
+//! #     }
 //! #     Job::Load { .. } => unreachable!("a fresh node"),
 //! #     Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. } | Job::Norms { .. } =>
 //! #         unreachable!("a node alone"),

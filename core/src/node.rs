@@ -400,7 +400,10 @@ impl Core {
                 Local::Answer { job: JobKind::Benchmark, result, .. } => tier.on_answer(&mut cx, result),
                 Local::Late { job: JobKind::Benchmark } => tier.on_late(&mut cx),
                 Local::Peers { live } => mode.on_peers(&mut cx, live),
-                Local::Tier(tier) => mode.on_tier(&mut cx, tier),
+                Local::Tier(tier) => {
+                    mode.on_head(&mut cx, chain.ledger());
+                    mode.on_tier(&mut cx, tier);
+                }
                 Local::Mode(mode) => solo.on_mode(&mut cx, &self.sampler, mode),
                 Local::Answer { id, job, result } => solo.on_answer(&mut cx, &self.sampler, id, job, result),
                 Local::Late { job } => solo.on_late(&mut cx, &self.sampler, job),

@@ -1,7 +1,7 @@
 //! Any blocks on a ledger: what is drafted applies, what is bent is refused, a refusal changes nothing, and money is
 //! conserved. Bytes are a schedule of wishes, blocks and lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::ledger::sync::{Assembly, Chunk};
@@ -11,12 +11,15 @@ use neuroshard_proto::chain::{
     Transaction, Vote, consent_digest, random_commitment,
 };
 use neuroshard_proto::{
-    Allocation, Amount, Founder, Genesis, Hash, LayerRange, NodeId, OwnerId, Params, Preset, Signature, Tier, codec,
+    Allocation, Amount, Founder, Genesis, Hash, LayerBlobs, LayerIndex, LayerRange, Member, NodeId, OwnerId, Params,
+    Plan, Position, Preset, QuorumId, Signature, Step, Terms, Tier, codec,
 };
 
 /// Most operations of a schedule.
 const OPERATIONS_MAX: usize = 96;
 const NAMES: u8 = 6;
+/// Stages of the model.
+const STAGES: u32 = 5;
 
 /// Bytes that are read one after the other; behind the last one there is nothing.
 struct Schedule<'a>(&'a [u8]);
@@ -63,6 +66,8 @@ fn genesis() -> Genesis {
     (params.epoch_ms, params.money.unbonding_ms, params.nodes.puzzle_bits) = (15_000, 60_000, 0);
     (params.validators.voters_max, params.validators.seats, params.validators.seats_quorum) = (2, 8, 6);
     (params.validators.committee_epochs, params.validators.silence_epochs) = (3, 4);
+    params.phases.iter_mut().for_each(|row| row.session_s = 12);
+    (params.quorums.active_max, params.quorums.lifetime_ms) = (2, 30_000);
     let (model, training) = Preset::Nano.specs();
     let rich = (2..5).map(|name| Allocation { owner: owner(name), amount: Amount::from_units(900 * Amount::NEURO) });
     Genesis {
@@ -92,8 +97,8 @@ pub fn run(bytes: &[u8]) {
     play(bytes);
 }
 
-/// Plays a schedule, and returns how many transactions applied.
-fn play(bytes: &[u8]) -> u64 {
+/// Plays a schedule.
+fn play(bytes: &[u8]) -> World {
     let mut schedule = Schedule(bytes);
     let mut world = World {
         ledger: Ledger::genesis(&genesis()),
@@ -116,7 +121,7 @@ fn play(bytes: &[u8]) -> u64 {
             _ => world.anything(&mut schedule),
         }
     }
-    world.applied
+    world
 }
 
 fn wish(world: &World, schedule: &mut Schedule) -> SignedTransaction {
@@ -132,8 +137,8 @@ fn wish(world: &World, schedule: &mut Schedule) -> SignedTransaction {
     };
     // Mostly what such an author may wish.
     let choice = schedule.byte();
-    let fitting = if by_account { choice % 7 } else { 7 + choice % 5 };
-    let action = match if choice < 240 { fitting } else { choice % 12 } {
+    let fitting = if by_account { choice % 7 } else { 7 + choice % 8 };
+    let action = match if choice < 240 { fitting } else { choice % 15 } {
         0 => Action::Transfer { to: owner(other), amount: schedule.amount() },
         1 => Action::Bond { amount: schedule.amount() },
         2 => Action::Unbond { amount: schedule.amount() },
@@ -143,11 +148,15 @@ fn wish(world: &World, schedule: &mut Schedule) -> SignedTransaction {
         6 => Action::RegisterNode { node: node(other), consent: consent(world, who, other), puzzle: Some(0) },
         7 => Action::Attest { subject: node(other) },
         8 => {
-            let held = LayerRange { start: u32::from(schedule.byte()), end: u32::from(schedule.byte()) };
+            let (start, end) = (u32::from(schedule.byte()), u32::from(schedule.byte()));
+            let held = if end % 2 == 0 { LayerRange { start: 0, end: STAGES } } else { LayerRange { start, end } };
             Action::DescribeNode { memory_bytes: 1, storage_bytes: 2, tier: Tier::T1, held }
         }
         9 => Action::CommitRandom { commitment: random_commitment(node(who), epoch, &Hash::default()) },
         10 => Action::RevealRandom { value: Hash::default() },
+        12 => formation(world, schedule, who, other),
+        13 => Action::EndQuorum { quorum: quorum_of(world, other) },
+        14 => posts(world, schedule, who),
         _ => {
             let said = |byte: u8| Vote {
                 validator: node(other),
@@ -159,6 +168,43 @@ fn wish(world: &World, schedule: &mut Schedule) -> SignedTransaction {
         }
     };
     SignedTransaction { transaction: Transaction { author, action }, signature: Signature([0; 64]) }
+}
+
+/// The quorum that a node is taken by, or one that there is not.
+fn quorum_of(world: &World, name: u8) -> QuorumId {
+    world.ledger.quorum_of(&node(name)).map_or(QuorumId(Hash::default()), |(id, _)| id)
+}
+
+/// Terms for one node or two, ending what they are taken by or not, under their signatures or others'.
+fn formation(world: &World, schedule: &mut Schedule, who: u8, other: u8) -> Action {
+    let (cut, bits) = (u32::from(schedule.byte()) % STAGES, schedule.byte());
+    let names = if cut == 0 { vec![who] } else { vec![who, other] };
+    let ranges =
+        [LayerRange { start: 0, end: if cut == 0 { STAGES } else { cut } }, LayerRange { start: cut, end: STAGES }];
+    let members = names.iter().zip(ranges).map(|(name, stages)| Member { node: node(*name), stages });
+    let plan = Plan { members: members.collect::<Vec<_>>().try_into().expect("two"), snapshot_steps: 1 };
+    let ends = if bits.is_multiple_of(2) { vec![] } else { vec![quorum_of(world, other)] };
+    let valid_until = world.ledger.head().time.after_ms(1000 * u64::from(bits / 4));
+    let terms = Terms { plan, batches: u32::from(bits % 8), ends: ends.try_into().expect("one"), valid_until };
+    let digest = terms.digest(world.ledger.network());
+    let signer = |name: &u8| if bits == 77 { other } else { *name };
+    let sign = |name: &u8| SigningKey::from_bytes(&[signer(name) % NAMES + 1; 32]).sign(digest.as_bytes());
+    let acceptances = names.iter().map(|name| Signature(sign(name).to_bytes())).collect::<Vec<_>>();
+    Action::FormQuorum { terms, acceptances: acceptances.try_into().expect("two") }
+}
+
+/// Where stages of a node lie, by and large those that it runs.
+fn posts(world: &World, schedule: &mut Schedule, who: u8) -> Action {
+    let own = world.ledger.quorum_of(&node(who)).and_then(|(_, quorum)| {
+        let member = quorum.plan.members.iter().find(|member| member.node == node(who))?;
+        Some(member.stages)
+    });
+    let LayerRange { start, end } = own.unwrap_or(LayerRange { start: 0, end: STAGES });
+    let (bent, step) = (schedule.byte(), Step(u64::from(schedule.byte())));
+    let first = LayerIndex(if bent < 240 { start } else { u32::from(bent) });
+    let blobs = LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() };
+    let stages = (start..end).map(|_| blobs).collect::<Vec<_>>().try_into().expect("few");
+    Action::PostStages { quorum: quorum_of(world, who), step, position: Position::default(), first, stages }
 }
 
 /// A node's consent to belong to an owner.
@@ -203,6 +249,7 @@ impl World {
             signature: Signature([0; 64]),
         });
         self.finality = Some(Certificate::gather(Subject::Finalized { height, view: 0, block: id }, votes));
+        check_quorums(&next);
         self.ledger = next;
         self.applied += receipts.len() as u64;
         self.waiting.clear();
@@ -248,6 +295,21 @@ impl World {
     }
 }
 
+/// Who is taken by an active quorum is taken by no other, and every anchor is whole.
+fn check_quorums(ledger: &Ledger) {
+    let mut members = BTreeSet::new();
+    for (id, quorum) in ledger.active_quorums() {
+        for member in &quorum.plan.members {
+            assert!(members.insert(member.node), "a node is taken twice");
+            assert_eq!(ledger.quorum_of(&member.node), Some((id, quorum)));
+        }
+    }
+    let taken = (0..NAMES).filter(|name| ledger.quorum_of(&node(*name)).is_some()).count();
+    assert_eq!(taken, members.len());
+    let whole = if ledger.anchor().is_some() { STAGES as usize } else { 0 };
+    assert_eq!(ledger.anchored(LayerRange { start: 0, end: STAGES }).count(), whole);
+}
+
 /// Money as seen from outside: what burned is what the receipts say.
 fn check_money(before: &Ledger, after: &Ledger, receipts: &[Receipt]) {
     let ((minted, burned), (minted_after, burned_after)) = (before.supply(), after.supply());
@@ -266,6 +328,7 @@ mod tests {
     use neuroshard_proto::Stream;
 
     use super::*;
+    use crate::seeds;
 
     #[test]
     fn random_schedules_hold() {
@@ -273,8 +336,17 @@ mod tests {
         for seed in 0..300 {
             let mut bytes = vec![0; 700];
             Stream::new(&Hash::of_blob(b"apply"), "fuzz", seed).fill(0, &mut bytes);
-            applied += play(&bytes);
+            applied += play(&bytes).applied;
         }
         assert!(applied > 400, "{applied} transactions applied");
+    }
+
+    #[test]
+    fn a_seed_leads_through_the_life_of_quorums() {
+        let (_, schedule) = seeds::histories().into_iter().find(|(name, _)| *name == "quorums").expect("a seed");
+        let World { ledger, applied, .. } = play(&schedule);
+        assert_eq!(applied, 8, "descriptions, a pair, its posts, a successor, its post and its end");
+        assert_eq!(ledger.anchor().map(|anchor| anchor.step), Some(Step(10)));
+        assert_eq!(ledger.active_quorums().count(), 0);
     }
 }

@@ -64,7 +64,7 @@ fn schedules() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Schedules of wishes and blocks: see [`crate::apply`].
-fn histories() -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn histories() -> Vec<(&'static str, Vec<u8>)> {
     // Owner, other, account, action and its numbers; then a block by the first seat.
     let transfer = |from: u8, to: u8| vec![0, from, to, 0, 0, 200, 30];
     let block = |wait: u8| vec![4, 0, wait];
@@ -72,7 +72,7 @@ fn histories() -> Vec<(&'static str, Vec<u8>)> {
     let bond = vec![0, 2, 2, 0, 1, 3, 36];
     let epochs = |count: usize| block(2).repeat(2 * count);
     let every =
-        (0..12).flat_map(|action| vec![0, 2, 3, 0, action, 9, 35, 0, 1, 2, 1, action, 0, 4]).collect::<Vec<_>>();
+        (0..15).flat_map(|action| vec![0, 2, 3, 0, action, 9, 35, 0, 1, 2, 1, action, 0, 4]).collect::<Vec<_>>();
     vec![
         ("transfers", [transfer(2, 3), transfer(3, 4), block(0), transfer(4, 5), block(1)].concat()),
         (
@@ -89,6 +89,15 @@ fn histories() -> Vec<(&'static str, Vec<u8>)> {
             "bytes_as_blocks",
             [bond, vec![7, 20, 4], vec![1; 80], vec![0, 0], block(2), vec![7, 3, 1, 0, 0, 0, 0, 0]].concat(),
         ),
+        ("quorums", {
+            let by = |who: u8, other: u8, action: u8| vec![0, who, other, 1, action];
+            let describe = |who| [by(who, 0, 1), vec![0, 2]].concat();
+            let form = |who, other, cut, bits| [by(who, other, 5), vec![cut, bits]].concat();
+            let post = |who, step| [by(who, 0, 7), vec![0, step]].concat();
+            let pair = [describe(0), describe(1), block(0), form(0, 1, 2, 42), block(0), post(0, 9), post(1, 9)];
+            let alone = [block(0), form(0, 1, 0, 43), block(1), post(0, 10), block(0), by(0, 0, 6), block(1)];
+            [pair.concat(), alone.concat(), epochs(2)].concat()
+        }),
         ("a_day_without_blocks", [block(3), transfer(2, 3), block(3), epochs(2)].concat()),
     ]
 }

@@ -93,7 +93,7 @@ pub enum Domain {
     Tile,
     /// A tensor: dtype, shape and the root over its tiles.
     Tensor,
-    /// A model state: the tensors of all layers at a step.
+    /// A model state: the stages at a step.
     ModelState,
     /// One operation of a layer step: its name, shapes, inputs and outputs.
     Operation,
@@ -125,10 +125,12 @@ pub enum Domain {
     LedgerModule,
     /// A draw from the beacon.
     Draw,
-    /// A quorum's plan.
+    /// A quorum: its plan, or its terms.
     Quorum,
-    /// A member's word that it joins a quorum.
+    /// A member's acceptance of a quorum's terms.
     Acceptance,
+    /// The state of one stage: its weights and moments.
+    StageState,
 }
 
 impl Domain {
@@ -167,6 +169,7 @@ impl Domain {
             Self::Draw => b"neuroshard v1 draw              ",
             Self::Quorum => b"neuroshard v1 quorum            ",
             Self::Acceptance => b"neuroshard v1 acceptance        ",
+            Self::StageState => b"neuroshard v1 stage state       ",
         }
     }
 

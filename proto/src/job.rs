@@ -3,6 +3,7 @@
 //! A [`Job`] names everything its result depends on; a [`Commitment`] is a small statement about the result. Tensors stay
 //! with the executor and in the host's blob store.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use postcard_schema::Schema;
@@ -16,6 +17,7 @@ use crate::hash::Hash;
 use crate::ids::{BatchId, Step};
 use crate::model::{LAYERS_MAX, LayerRange, ModelSpec};
 use crate::tensor::DType;
+use crate::tile;
 
 /// Most microbatches in one job.
 pub const MICROBATCHES_MAX: u32 = 256;
@@ -23,7 +25,7 @@ pub const MICROBATCHES_MAX: u32 = 256;
 /// §4), and some that are replayed after a loss may stand beside them.
 pub const HELD_MAX: u32 = 64 + 16;
 /// Most stages of a model: its layers and the head.
-pub(crate) const STAGES_MAX: u32 = LAYERS_MAX + 1;
+pub const STAGES_MAX: u32 = LAYERS_MAX + 1;
 
 /// A tensor by commitment: what it is and the root over its tiles (see [`crate::tile`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -37,7 +39,7 @@ pub struct TensorRef {
 /// One stage's persisted state: its commitment and where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct LayerBlobs {
-    /// Root over the tiles of the stage's weights and moments ([`crate::tile::stage_state`]).
+    /// Root over the tiles of its weights and moments (see [`crate::tile::stage_state`]).
     pub root: Hash,
     /// Address of the weights: single-precision little-endian, tensors in canonical order.
     pub weights: Hash,
@@ -45,12 +47,12 @@ pub struct LayerBlobs {
     pub moments: Hash,
 }
 
-/// A complete model state at a step: its commitment and where its bytes lie.
+/// The state of a model, or of some of its stages, at a step: its commitment and where its bytes lie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Snapshot {
     /// Steps taken to reach this state.
     pub step: Step,
-    /// Root over the stages' roots ([`crate::tile::model_state`]).
+    /// Root over the roots of the stages (see [`crate::tile::model_state`]).
     pub root: Hash,
     /// The stages' blobs, in order.
     pub layers: List<LayerBlobs, STAGES_MAX>,
@@ -58,17 +60,12 @@ pub struct Snapshot {
     pub bytes: u64,
 }
 
-/// How far training has come, beside the model itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
-pub struct Progress {
-    /// The next batch to draw.
-    pub batch: BatchId,
-    /// Tokens trained on.
-    pub tokens: u64,
-    /// Batches that were void.
-    pub voids: u64,
-    /// Time spent training, over all lives of the node.
-    pub trained_ms: u64,
+impl Snapshot {
+    /// The state of these stages after a step. `bytes` are those of all blobs together.
+    pub fn of_stages(step: Step, layers: List<LayerBlobs, STAGES_MAX>, bytes: u64) -> Self {
+        let roots: Vec<Hash> = layers.iter().map(|stage| stage.root).collect();
+        Self { step, root: tile::model_state(step, &roots), layers, bytes }
+    }
 }
 
 /// The numbers of one optimizer step, computed by the core in integers and rounded once.
@@ -116,7 +113,7 @@ impl fmt::Display for Micro {
 pub enum Job {
     /// Make the state of step 0 from a seed. Answered by [`Commitment::Ready`].
     Init { model: ModelSpec, range: LayerRange, seed: Hash },
-    /// Take up a persisted state, checking every blob against its address and the whole against its root. Answered by
+    /// Take up a persisted state, checking every blob against its address and every stage against its root. Answered by
     /// [`Commitment::Ready`].
     Load { model: ModelSpec, range: LayerRange, snapshot: Snapshot },
     /// Time one forward pass of a transformer layer of this shape (PROTOCOL §2). Needs no state. Answered by

@@ -76,14 +76,16 @@ pub use genesis::{
 pub use hash::{Domain, Hash, Hasher};
 pub use ids::{BatchId, JournalSeq, LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, RequestId, Step};
 pub use job::{
-    BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Progress, Returned,
+    BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Returned, STAGES_MAX,
     Schedule, Snapshot, TensorRef, Turned, VoidReason,
 };
 pub use message::{Carried, Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
 pub use mutant::mutant;
-pub use params::{Mode, MoneyParams, NodeParams, Params, Phase, PhaseRow, Tier, ValidatorParams};
-pub use quorum::{MEMBERS_MAX, Member, Plan, PlanError, PostedStages, QuorumMessage, REPORTED_MAX, Terms, Word};
+pub use params::{Mode, MoneyParams, NodeParams, Params, Phase, PhaseRow, QuorumParams, Tier, ValidatorParams};
+pub use quorum::{
+    BATCHES_MAX, MEMBERS_MAX, Member, POSTED_MAX, Plan, PlanError, Position, QuorumMessage, REPORTED_MAX, Terms, Word,
+};
 pub use shared::Shared;
 pub use stream::Stream;
 pub use tensor::{DType, TensorInit, TensorKind, TensorSpec};

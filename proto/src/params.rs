@@ -9,6 +9,7 @@ use crate::amount::{Amount, Ratio};
 use crate::chain::VALIDATORS_MAX;
 use crate::codec::Canonical;
 use crate::mutant::mutant;
+use crate::quorum::MEMBERS_MAX;
 
 /// Longest epoch that a network may choose: a day.
 const EPOCH_MS_MAX: u64 = 86_400_000;
@@ -180,6 +181,8 @@ pub struct Params {
     pub nodes: NodeParams,
     /// Who decides (PROTOCOL §11).
     pub validators: ValidatorParams,
+    /// Who trains together, and for how long (PROTOCOL §4).
+    pub quorums: QuorumParams,
 }
 
 /// What accounts pay, stake and wait.
@@ -228,6 +231,21 @@ pub struct ValidatorParams {
     pub silence_epochs: u64,
     /// Epochs for which a validator that did not reveal may not commit to the beacon again.
     pub beacon_bar_epochs: u64,
+}
+
+/// Who trains together, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct QuorumParams {
+    /// Quorums that may be active at one time: 1 for as long as nothing merges what several have learned.
+    pub active_max: u32,
+    /// Longest time from a quorum's first session to the end of its last one, over all that succeed it.
+    pub lifetime_ms: u64,
+    /// Share of a session from which on the same members may begin a new one, and which makes it a success.
+    pub renewal: Ratio,
+    /// Longest time for which a member's signature under terms holds.
+    pub acceptance_ms: u64,
+    /// Least uptime of a member (PROTOCOL §2).
+    pub uptime: Ratio,
 }
 
 impl Canonical for Params {}
@@ -299,6 +317,13 @@ impl Params {
             silence_epochs: 60,
             beacon_bar_epochs: 60,
         },
+        quorums: QuorumParams {
+            active_max: 1,
+            lifetime_ms: 14_400_000,
+            renewal: Ratio::from_ppm(800_000),
+            acceptance_ms: 60_000,
+            uptime: Ratio::from_ppm(900_000),
+        },
     };
 
     /// The row that holds at an agreed network size.
@@ -332,7 +357,16 @@ impl Params {
         // Enough that every founder's share is some weight, and little enough that all weights can be added.
         let fade = (FADE_MIN..=FADE_MAX).contains(&validators.founders_fade.units());
         let epochs = validators.committee_epochs >= 3 && validators.silence_epochs >= 1;
-        time && money && nodes && seats && fade && epochs
+        time && money && nodes && seats && fade && epochs && self.quorums_are_sound()
+    }
+
+    fn quorums_are_sound(&self) -> bool {
+        let (quorums, sizes) = (&self.quorums, 1..=MEMBERS_MAX);
+        (1..=WINDOW_MS_MAX).contains(&quorums.lifetime_ms)
+            && quorums.acceptance_ms <= WINDOW_MS_MAX
+            && quorums.renewal <= Ratio::ONE
+            && quorums.uptime <= Ratio::ONE
+            && self.phases.iter().all(|row| row.session_s > 0 && sizes.contains(&row.quorum_size))
     }
 
     pub(crate) fn phases_in_order(&self) -> bool {
@@ -378,7 +412,7 @@ mod tests {
     #[test]
     fn a_ledger_that_could_not_keep_its_promises_is_refused() {
         assert!(Params::DEFAULT.ledger_is_sound());
-        let unsound: [fn(&mut Params); 9] = [
+        let unsound: [fn(&mut Params); 15] = [
             |params| params.block_time_step_ms = params.epoch_ms + 1,
             |params| params.block_time_step_ms = 0,
             |params| params.money.bond_min = Amount::ZERO,
@@ -388,6 +422,12 @@ mod tests {
             |params| params.validators.seats = 513,
             |params| params.validators.founders_fade = Amount::from_units(1000),
             |params| params.validators.committee_epochs = 2,
+            |params| params.quorums.lifetime_ms = 0,
+            |params| params.quorums.acceptance_ms = u64::MAX,
+            |params| params.quorums.renewal = Ratio::from_ppm(1_000_001),
+            |params| params.quorums.uptime = Ratio::from_ppm(1_000_001),
+            |params| params.phases[3].session_s = 0,
+            |params| params.phases[7].quorum_size = MEMBERS_MAX + 1,
         ];
         for (place, edit) in unsound.iter().enumerate() {
             let mut params = Params::DEFAULT;

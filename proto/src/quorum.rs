@@ -1,4 +1,5 @@
-//! Quorums: who runs which stages of the model, and what members say to each other while they train (PROTOCOL §4).
+//! Quorums: who runs which stages of the model, what members agree on, and what they say to each other while they train
+//! (PROTOCOL §4).
 
 use core::fmt;
 
@@ -10,12 +11,16 @@ use crate::codec::{self, Canonical};
 use crate::float::F32;
 use crate::hash::{Domain, Hash, Hasher};
 use crate::ids::{BatchId, NetworkId, NodeId, QuorumId, Step};
-use crate::job::{Progress, STAGES_MAX, Snapshot};
+use crate::job::STAGES_MAX;
 use crate::model::{LayerRange, ModelSpec};
 use crate::time::Time;
 
 /// Most members of a quorum.
 pub const MEMBERS_MAX: u32 = 16;
+/// Most batches that a step accumulates.
+pub const BATCHES_MAX: u32 = 16;
+/// Most stages that one transaction posts; a member that runs more posts them in parts.
+pub const POSTED_MAX: u32 = 32;
 /// Most persisted states that a member reports.
 pub const REPORTED_MAX: u32 = 4;
 
@@ -87,21 +92,21 @@ impl Plan {
     /// # Errors
     /// The first rule that does not hold.
     pub fn check(&self, model: &ModelSpec) -> Result<(), PlanError> {
-        self.check_stages(model.all_layers().end)
+        self.check_stages(model.all_layers())
     }
 
-    /// The same for a model with so many stages.
+    /// Checks that the members together run these stages, each once and in order.
     ///
     /// # Errors
     /// The first rule that does not hold.
-    pub fn check_stages(&self, stages: u32) -> Result<(), PlanError> {
+    pub fn check_stages(&self, all: LayerRange) -> Result<(), PlanError> {
         if self.members.is_empty() {
             return Err(PlanError::Empty);
         }
         if self.snapshot_steps == 0 {
             return Err(PlanError::Snapshots);
         }
-        let mut expected = 0;
+        let mut expected = all.start;
         for (member, one) in (0_u32..).zip(&self.members) {
             if one.stages.start != expected {
                 return Err(PlanError::Gap { member, begins: one.stages.start, expected });
@@ -111,8 +116,8 @@ impl Plan {
             }
             expected = one.stages.end;
         }
-        if expected != stages {
-            return Err(PlanError::Ends { at: expected, expected: stages });
+        if expected != all.end {
+            return Err(PlanError::Ends { at: expected, expected: all.end });
         }
         let twice = |(place, one): (usize, &Member)| {
             self.members.iter().skip(place.saturating_add(1)).any(|other| other.node == one.node)
@@ -136,13 +141,15 @@ impl Plan {
     }
 }
 
-/// What the members of a quorum agree on, each with its signature (PROTOCOL §4).
+/// What the members of a quorum agree on: all of it is under each one's signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Terms {
     pub plan: Plan,
-    /// Active quorums that end where this one begins.
+    /// Batches that a step accumulates: 1 to [`BATCHES_MAX`].
+    pub batches: u32,
+    /// Active quorums that end where this one begins: what a renewal or a replacement succeeds.
     pub ends: List<QuorumId, MEMBERS_MAX>,
-    /// The members' word is good until then.
+    /// The last block time at which the signatures hold.
     pub valid_until: Time,
 }
 
@@ -151,25 +158,31 @@ impl Canonical for Terms {
 }
 
 impl Terms {
-    /// The name of a quorum on these terms.
+    /// The quorum's name. A renewal by the same members has other terms, and so another name.
     pub fn id(&self, network: NetworkId) -> QuorumId {
-        let mut hasher = Hasher::new(Domain::Quorum);
-        hasher.update(network.0.as_bytes()).update(&codec::encode(self));
-        QuorumId(hasher.finish())
+        QuorumId(self.hash(Domain::Quorum, network))
     }
 
-    /// What each member signs.
-    pub fn acceptance_digest(&self, network: NetworkId) -> Hash {
-        Domain::Acceptance.hash(self.id(network).0.as_bytes())
+    /// What every member signs with its node's key to accept.
+    pub fn digest(&self, network: NetworkId) -> Hash {
+        self.hash(Domain::Acceptance, network)
+    }
+
+    fn hash(&self, domain: Domain, network: NetworkId) -> Hash {
+        let mut hasher = Hasher::new(domain);
+        hasher.update(network.0.as_bytes()).update(&codec::encode(self)).finish()
     }
 }
 
-/// Stages that a member of a quorum persisted, for those who take them up (PROTOCOL §4).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
-pub struct PostedStages {
-    pub stages: LayerRange,
-    pub snapshot: Snapshot,
-    pub progress: Progress,
+/// Where training stands in the data, as all members of a quorum count it: what a node needs to go on from a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Position {
+    /// The next batch to draw.
+    pub batch: BatchId,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Batches that were void.
+    pub voids: u64,
 }
 
 /// What a member says to another one.

@@ -67,6 +67,7 @@ pub fn types() -> Vec<Named> {
         Named::of::<Job>(),
         Named::of::<Commitment>(),
         Named::of::<Fault>(),
+        Named::of::<Terms>(),
         Named::of::<Transaction>(),
         Named::of::<SignedTransaction>(),
         Named::of::<Vote>(),

@@ -84,16 +84,16 @@ pub fn tensor(dtype: DType, shape: Shape, elements: &[u32]) -> TensorRef {
     tensor_of_tiles(dtype, shape, &tiles)
 }
 
-/// The commitment to one stage's state: its weights, first and second moments, each in canonical order of tensors.
+/// The commitment to the state of a stage: its weights, first and second moments, each in canonical order of tensors.
 pub fn stage_state(tensors: &[TensorRef]) -> Hash {
     let leaves: Vec<Hash> = tensors.iter().map(|tensor| merkle::leaf(&codec::encode(tensor))).collect();
-    merkle::root(&leaves)
+    Domain::StageState.hash(merkle::root(&leaves).as_bytes())
 }
 
-/// The commitment to the state of a model, or of some of its stages, after a step: by [`stage_state`] of each in order. So
-/// states of any stages can be put together from those of others.
+/// The commitment to a model state, or to that of some stages that follow each other: the step and the stages' roots in
+/// order. So whoever knows the roots of all stages knows the root of any range of them.
 pub fn model_state(step: Step, stages: &[Hash]) -> Hash {
-    let leaves: Vec<Hash> = stages.iter().map(|stage| merkle::leaf(stage.as_bytes())).collect();
+    let leaves: Vec<Hash> = stages.iter().map(|root| merkle::leaf(root.as_bytes())).collect();
     let mut hasher = Hasher::new(Domain::ModelState);
     hasher.update(&step.0.to_le_bytes()).update(merkle::root(&leaves).as_bytes()).finish()
 }

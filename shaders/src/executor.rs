@@ -156,7 +156,7 @@ impl Executor {
             self.engine.write(Part::Weights, layer, bytemuck::cast_slice(&bits))?;
         }
         self.resident = Some(Resident { model: *model, range, step: Step(0) });
-        let root = self.root(Step(0))?;
+        let root = tile::model_state(Step(0), &self.roots(Step(0))?);
         Ok(Commitment::Ready { step: Step(0), root })
     }
 
@@ -183,10 +183,13 @@ impl Executor {
             self.engine.write(Part::Moments2, layer, &moments[elements..])?;
         }
         self.resident = Some(Resident { model: *model, range, step: snapshot.step });
-        let root = self.root(snapshot.step)?;
-        if root != snapshot.root {
+        let roots = self.roots(snapshot.step)?;
+        let root = tile::model_state(snapshot.step, &roots);
+        let stages = snapshot.layers.iter().map(|stage| stage.root).zip(roots);
+        let wrong = stages.chain([(snapshot.root, root)]).find(|(expected, found)| expected != found);
+        if let Some((expected, found)) = wrong {
             self.resident = None;
-            return Err(Fault::RootMismatch { expected: snapshot.root, found: root });
+            return Err(Fault::RootMismatch { expected, found });
         }
         Ok(Commitment::Ready { step: snapshot.step, root })
     }
@@ -209,14 +212,12 @@ impl Executor {
             });
             bytes += 4 * values.len() as u64;
         }
-        let roots: Vec<Hash> = layers.iter().map(|layer| layer.root).collect();
-        let root = tile::model_state(step, &roots);
         let layers = layers.try_into().map_err(|_| Fault::bad_job("too many stages"))?;
-        Ok(Commitment::Snapshot(Snapshot { step, root, layers, bytes }))
+        Ok(Commitment::Snapshot(Snapshot::of_stages(step, layers, bytes)))
     }
 
-    /// The commitment to the resident state.
-    fn root(&mut self, step: Step) -> Result<Hash, Fault> {
+    /// The commitments to the resident stages.
+    fn roots(&mut self, step: Step) -> Result<Vec<Hash>, Fault> {
         let Resident { model, range, .. } = self.at(step)?;
         let mut roots = Vec::new();
         for layer in range.iter() {
@@ -228,7 +229,7 @@ impl Executor {
             }
             roots.push(tile::stage_state(&tensors));
         }
-        Ok(tile::model_state(step, &roots))
+        Ok(roots)
     }
 
     /// Reads a part of a resident stage: for export and tests.

@@ -6,8 +6,8 @@ mod common;
 use common::pipeline::{Alone, Lesson, Memory, Pipeline, agrees, alone, learn_alone, split, state};
 use common::{TOY, first_weights};
 use neuroshard_proto::{
-    BatchId, Commitment, F32, Fault, HELD_MAX, Hash, Job, LayerRange, Micro, ModelSpec, Passed, Preset, Returned,
-    Sample, Snapshot, Step, Turned, VoidReason,
+    BatchId, Commitment, F32, Fault, HELD_MAX, Hash, Job, LayerBlobs, LayerRange, Micro, ModelSpec, Passed, Preset,
+    Returned, Sample, Snapshot, Step, Turned, VoidReason,
 };
 use neuroshard_shaders::cpu::{CpuEngine, Options};
 use neuroshard_shaders::engine::{Engine, Entry, Part};
@@ -249,17 +249,19 @@ fn a_void_microbatch_leaves_no_trace_after_a_fresh_start() {
 /// A state in which one weight of a stage is another value.
 fn spoil(own: &mut Middle, range: LayerRange, stage: u32, value: f32) -> Snapshot {
     let mut snapshot = state(&mut own.executor, &mut own.blobs, Step(0));
-    let mut layers: Vec<_> = snapshot.layers.iter().copied().collect();
+    let mut layers = snapshot.layers.to_vec();
     let mut weights = first_weights(&TOY, neuroshard_proto::LayerIndex(stage));
     let middle = weights.len() / 2;
     weights[middle] = value;
-    layers[(stage - range.start) as usize].weights = own.blobs.put_singles(&weights);
-    snapshot.layers = layers.try_into().unwrap();
+    let spoilt = &mut layers[(stage - range.start) as usize];
+    let honest = spoilt.root;
+    spoilt.weights = own.blobs.put_singles(&weights);
+    snapshot.layers = layers.clone().try_into().unwrap();
     let load = Job::Load { model: TOY, range, snapshot: snapshot.clone() };
-    if let Err(Fault::RootMismatch { found, .. }) = own.run(&load) {
-        snapshot.root = found;
-    }
-    snapshot
+    let Err(Fault::RootMismatch { expected, found }) = own.run(&load) else { panic!("other weights, the same root") };
+    assert_eq!(expected, honest, "the stage's own root does not fit");
+    layers[(stage - range.start) as usize].root = found;
+    Snapshot::of_stages(snapshot.step, layers.try_into().unwrap(), snapshot.bytes)
 }
 
 #[test]
@@ -300,6 +302,34 @@ fn a_part_is_persisted_and_taken_up_with_its_own_root() {
         pipeline.learn(&mut blobs, Step(1), &lessons[1]),
         "both go on alike"
     );
+}
+
+#[test]
+fn other_members_take_up_stages_by_their_roots() {
+    let Alone { mut blobs, lessons, .. } = alone(&TALL, reference(), 16);
+    let mut pipeline = Pipeline::new(&TALL, &[5, 11], || cpu(1));
+    pipeline.learn(&mut blobs, Step(0), &lessons[0]);
+    let stages = pipeline.state(&mut blobs, Step(1));
+    let mut others = Pipeline::new(&TALL, &[3, 7, 11], || cpu(1));
+    for member in &mut others.members {
+        let own = &stages[member.range.start as usize..member.range.end as usize];
+        let snapshot = |own: &[LayerBlobs]| Snapshot::of_stages(Step(1), own.to_vec().try_into().unwrap(), 0);
+        let load = |own: &[LayerBlobs]| Job::Load { model: TALL, range: member.range, snapshot: snapshot(own) };
+        let ready = Commitment::Ready { step: Step(1), root: snapshot(own).root };
+        // Another stage's state, and the right one under another root.
+        for bent in [LayerBlobs { root: own[1].root, ..own[0] }, LayerBlobs { root: own[0].root, ..own[1] }] {
+            let bent = [&[bent], &own[1..]].concat();
+            let refused = member.executor.run(&load(&bent), &mut blobs);
+            assert!(matches!(refused, Err(Fault::RootMismatch { .. } | Fault::BlobDamaged { .. })), "{refused:?}");
+        }
+        let mut step = snapshot(own);
+        step.step = Step(2);
+        let later = Job::Load { model: TALL, range: member.range, snapshot: step };
+        assert!(matches!(member.executor.run(&later, &mut blobs), Err(Fault::RootMismatch { .. })));
+        assert_eq!(member.executor.run(&load(own), &mut blobs), Ok(ready));
+    }
+    let learned = others.learn(&mut blobs, Step(1), &lessons[1]);
+    assert_eq!(learned, pipeline.learn(&mut blobs, Step(1), &lessons[1]), "all go on alike");
 }
 
 #[test]

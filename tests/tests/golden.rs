@@ -18,7 +18,7 @@ use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
     Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Decline, Envelope, F32, Fault, FormingMessage,
     FormingWord, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest,
-    Member, Message, Micro, Mode, NetworkId, NodeId, OwnerId, Params, Passed, Plan, PostedStages, Preset, QuorumId,
+    Member, Message, Micro, Mode, NetworkId, NodeId, OwnerId, Params, Passed, Plan, Position, Preset, QuorumId,
     QuorumMessage, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream, Terms, Tier, Time, Turned,
     Verified, VoidReason, Word, merkle, tile,
 };
@@ -76,7 +76,8 @@ fn envelope() -> Envelope {
 }
 
 fn snapshot() -> Snapshot {
-    let layers = vec![LayerBlobs { root: hash("r"), weights: hash("w"), moments: hash("m") }; 2].try_into().unwrap();
+    let stage = LayerBlobs { root: hash("stage"), weights: hash("w"), moments: hash("m") };
+    let layers = vec![stage; 2].try_into().unwrap();
     Snapshot { step: Step(100), root: hash("root"), layers, bytes: 10_000 }
 }
 
@@ -247,16 +248,6 @@ fn plan() -> Plan {
     Plan { members: vec![member(1, 0, 2), member(2, 2, 5)].try_into().unwrap(), snapshot_steps: 100 }
 }
 
-fn terms() -> Terms {
-    let ends = vec![QuorumId(hash("before"))].try_into().unwrap();
-    Terms { plan: plan(), ends, valid_until: Time::from_ms(30_000) }
-}
-
-fn posted() -> PostedStages {
-    let progress = Progress { batch: BatchId(101), tokens: 102_400, voids: 1, trained_ms: 3210 };
-    PostedStages { stages: LayerRange { start: 0, end: 2 }, snapshot: snapshot(), progress }
-}
-
 #[test]
 fn what_members_say_keeps_its_bytes() {
     let (quorum, batch, blob) = (QuorumId(hash("quorum")), BatchId(7), hash("blob"));
@@ -297,7 +288,7 @@ fn what_members_say_keeps_its_bytes() {
     }
     entries.push(("plan's name", plan().id(network).0.as_bytes().to_vec()));
     entries.push(("terms' name", terms().id(network).0.as_bytes().to_vec()));
-    entries.push(("what members sign", terms().acceptance_digest(network).as_bytes().to_vec()));
+    entries.push(("what members sign", terms().digest(network).as_bytes().to_vec()));
     golden::check("tests/golden/quorums.txt", &golden::lines(entries));
 }
 
@@ -324,14 +315,29 @@ fn actions() -> Vec<(&'static str, Action)> {
         ("nominate", Action::Nominate { node: node() }),
         (
             "form quorum",
-            Action::FormQuorum {
-                terms: Box::new(terms()),
-                acceptances: vec![Signature([8; 64]); 2].try_into().unwrap(),
-            },
+            Action::FormQuorum { terms: terms(), acceptances: vec![Signature([9; 64])].try_into().unwrap() },
         ),
         ("end quorum", Action::EndQuorum { quorum: QuorumId(hash("quorum")) }),
-        ("post stages", Action::PostStages { quorum: QuorumId(hash("quorum")), posted: Box::new(posted()) }),
+        ("post stages", {
+            let position = Position { batch: BatchId(201), tokens: 205_824, voids: 3 };
+            let stages = snapshot().layers.to_vec().try_into().unwrap();
+            Action::PostStages {
+                quorum: QuorumId(hash("quorum")),
+                step: Step(100),
+                position,
+                first: LayerIndex(3),
+                stages,
+            }
+        }),
     ]
+}
+
+fn terms() -> Terms {
+    let member = |node, (start, end)| Member { node, stages: LayerRange { start, end } };
+    let members = vec![member(node(), (0, 3)), member(NodeId::from_bytes([7; 32]), (3, 5))];
+    let plan = Plan { members: members.try_into().unwrap(), snapshot_steps: 100 };
+    let ends = vec![QuorumId(hash("before"))].try_into().unwrap();
+    Terms { plan, batches: 2, ends, valid_until: Time::from_ms(123_456) }
 }
 
 /// A ledger in its second epoch, and its blocks with the certificates that decided them.
@@ -405,6 +411,10 @@ fn the_agreed_world_keeps_its_bytes() {
         ("proof of an account", bytes(&ledger.prove_account(&owner))),
         ("proof of a node", bytes(&ledger.prove_node(&node()))),
         ("consent", consent_digest(ledger.network(), owner, node()).as_bytes().to_vec()),
+        ("quorum's name", terms().id(ledger.network()).0.as_bytes().to_vec()),
+        ("acceptance", terms().digest(ledger.network()).as_bytes().to_vec()),
+        ("proof of a quorum", bytes(&ledger.prove_quorum(&QuorumId(hash("quorum"))))),
+        ("proof of a stage", bytes(&ledger.prove_stage(LayerIndex(0)))),
         ("puzzle bits", puzzle_bits(ledger.network(), node(), 5).to_le_bytes().to_vec()),
         ("random commitment", random_commitment(node(), 3, &hash("value")).as_bytes().to_vec()),
         ("state root", ledger.root().as_bytes().to_vec()),

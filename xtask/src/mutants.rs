@@ -65,6 +65,26 @@ const MUTANTS: &[Mutant] = &[
         "ledger",
         "nodes::a_bonded_node_is_active_when_two_drawn_peers_of_other_owners_say_so",
     ),
+    mutant(
+        "acceptances not checked",
+        CORE,
+        "ledger",
+        "quorums::signatures_that_are_missing_swapped_or_of_other_terms_form_nothing",
+    ),
+    mutant("taken twice", CORE, "ledger", "quorums::no_node_is_taken_twice"),
+    mutant(
+        "terms never lapse",
+        CORE,
+        "ledger",
+        "quorums::signatures_hold_up_to_their_last_moment_and_not_for_too_long",
+    ),
+    mutant(
+        "early ends succeed",
+        CORE,
+        "ledger",
+        "quorums::a_session_that_ran_for_most_of_its_length_is_a_success_however_it_ended",
+    ),
+    mutant("stages posted twice", CORE, "ledger", "anchors::steps_of_a_stage_only_go_up"),
     mutant("founders never fade", CORE, "ledger", "validators::founders_fade_as_stake_is_bonded_and_do_not_come_back"),
     mutant(
         "silent validators stay",

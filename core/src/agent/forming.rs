@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
     Decline, FormingMessage, FormingWord, Hash, List, Member, Message, Mode, NodeId, Plan, QuorumId, Shared, Signature,
-    Stream, Terms, Tier, Time,
+    Step, Stream, Terms, Tier, Time,
 };
 use serde::Serialize;
 
@@ -41,6 +41,8 @@ const ROUNDS_MAX: u32 = 3;
 const BACK_OFF_MS: u64 = 1000;
 /// How often a quorum looks whether others would make it faster.
 const IMPROVE_MS: u64 = 20_000;
+/// So long after members posted what they persisted, little is lost if they begin again from there.
+const FRESH_MS: u64 = 3000;
 /// Members look after silent ones one after the other.
 const TURN_MS: u64 = 3000;
 /// What a step between posted states takes at least, as far as can be told beforehand.
@@ -97,6 +99,8 @@ pub(crate) struct Forming {
     unsaved: bool,
     look_at: Time,
     improve_at: Time,
+    /// The newest step after which the whole model was posted, and when that was heard of.
+    anchor: (Step, Time),
     draws: Stream,
 }
 
@@ -113,6 +117,7 @@ impl Forming {
             unsaved: false,
             look_at: Time::ZERO,
             improve_at: Time::ZERO,
+            anchor: (Step(0), Time::ZERO),
             draws: Stream::new(seed, "forming", 0),
         }
     }
@@ -152,7 +157,11 @@ impl Forming {
 
     /// The ledger moved on: this node may be a member of another quorum now.
     pub(crate) fn on_head(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
-        let mine = ledger.quorum_of(&cx.config.node).map(|(id, quorum)| (*id, quorum));
+        let anchor = ledger.anchor().map(|anchor| anchor.step).unwrap_or_default();
+        if anchor != self.anchor.0 {
+            self.anchor = (anchor, cx.now);
+        }
+        let mine = ledger.quorum_of(&cx.config.node);
         if cx.config.plan.is_none() && self.assigned != mine.map(|(id, _)| id) {
             self.assigned = mine.map(|(id, _)| id);
             self.reserved = None;
@@ -183,7 +192,7 @@ impl Forming {
     fn reason(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Reason> {
         let Some((_, quorum)) = ledger.quorum_of(&cx.config.node) else {
             let alone = self.peers.is_empty() || self.unsaved;
-            return (!alone && ledger.quorums().next().is_none()).then_some(Reason::None);
+            return (!alone && ledger.active_quorums().next().is_none()).then_some(Reason::None);
         };
         if !self.silent.is_empty() {
             return Some(Reason::Silent);
@@ -192,11 +201,14 @@ impl Forming {
         let session = quorum.ends_ms.saturating_sub(quorum.began_ms);
         // Each member waits a little longer than the one before it.
         let patience = place.saturating_mul(session.checked_div(50).unwrap_or_default());
-        if quorum.is_renewable(ledger.protocol_ms().saturating_sub(patience)) {
+        let renews_from = quorum.renews_from_ms(&cx.config.genesis.params.quorums);
+        if ledger.protocol_ms().saturating_sub(patience) >= renews_from {
             return Some(Reason::Renewal);
         }
+        // Members begin again from what was posted last: little is lost just after that.
+        let fresh = cx.now.ms_since(self.anchor.1) < FRESH_MS;
         let outsiders = self.peers.iter().any(|node| quorum.plan.place(node).is_none());
-        (place == 0 && outsiders && !self.ahead && cx.now >= self.improve_at).then_some(Reason::Faster)
+        (place == 0 && outsiders && fresh && !self.ahead && cx.now >= self.improve_at).then_some(Reason::Faster)
     }
 
     /// When there may be something to do.
@@ -346,16 +358,16 @@ impl Forming {
         let snapshot_steps = u32::try_from(batches).unwrap_or(u32::MAX).saturating_mul(row.sync_interval);
         let Ok(members) = List::try_from(crew.members) else { return false };
         let plan = Plan { members, snapshot_steps };
-        let ends: Vec<QuorumId> = mine.map(|(id, _)| *id).into_iter().collect();
+        let ends: Vec<QuorumId> = mine.map(|(id, _)| id).into_iter().collect();
         let Ok(ends) = List::try_from(ends) else { return false };
-        let terms = Terms { plan, ends, valid_until: cx.now.after_ms(GOOD_MS) };
+        let terms = Terms { plan, batches: 1, ends, valid_until: cx.now.after_ms(GOOD_MS) };
         let quorum = terms.id(genesis.network());
         let members = u32::try_from(terms.plan.members.len()).unwrap_or(u32::MAX);
         cx.event(Event::QuorumProposed { quorum, members, batch_us: crew.batch_us });
         for member in terms.plan.members.iter().filter(|member| member.node != cx.config.node) {
             say(cx, member.node, FormingWord::Propose { terms: Box::new(terms.clone()) });
         }
-        let digest = terms.acceptance_digest(genesis.network());
+        let digest = terms.digest(genesis.network());
         cx.tell(Local::Consent { quorum, digest, to: cx.config.node });
         let (signed, since) = (BTreeMap::new(), cx.now);
         let terms = Shared::from(terms);
@@ -397,7 +409,7 @@ impl Forming {
                     self.rest(cx);
                 }
                 self.reserved = Some((quorum, cx.now.after_ms(RESERVED_MS)));
-                cx.tell(Local::Consent { quorum, digest: terms.acceptance_digest(network), to: from });
+                cx.tell(Local::Consent { quorum, digest: terms.digest(network), to: from });
             }
         }
     }
@@ -422,7 +434,7 @@ impl Forming {
         if self.ahead {
             return Err(Decline::Ahead);
         }
-        if ledger.quorum_of(&cx.config.node).is_some_and(|(id, _)| !terms.ends.contains(id)) {
+        if ledger.quorum_of(&cx.config.node).is_some_and(|(id, _)| !terms.ends.contains(&id)) {
             return Err(Decline::Taken);
         }
         if self.is_reserved(cx.now, Some(quorum)) {
@@ -453,7 +465,7 @@ impl Forming {
         let signatures: Option<Vec<Signature>> =
             members.map(|member| proposal.signed.get(&member.node).copied()).collect();
         let Some(acceptances) = signatures.and_then(|signatures| List::try_from(signatures).ok()) else { return };
-        let action = Action::FormQuorum { terms: Box::new((*proposal.terms).clone()), acceptances };
+        let action = Action::FormQuorum { terms: (*proposal.terms).clone(), acceptances };
         self.state = State::Publishing { quorum, since: cx.now };
         self.reserved = Some((quorum, cx.now.after_ms(RESERVED_MS)));
         cx.tell(Local::Act { action: Box::new(action), after: None });
@@ -486,7 +498,8 @@ fn say(cx: &mut Cx<'_>, to: NodeId, word: FormingWord) {
 /// What a node can do for a pipeline, by what it registered; `None` if it cannot take part.
 fn skill_of(ledger: &Ledger, node: NodeId, layer_us: u64, latency_ms: u64) -> Option<Skill> {
     let known = ledger.node(&node).filter(|known| known.standing == crate::ledger::Standing::Good)?;
-    let description = known.description.filter(|description| description.tier != Tier::T5)?;
+    let description =
+        known.description.filter(|description| description.tier != Tier::T5 && ledger.is_steady(&node))?;
     Some(Skill { node, held: description.held, layer_us, latency_ms, tier: description.tier })
 }
 

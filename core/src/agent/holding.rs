@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use neuroshard_proto::{
-    Hash, LayerBlobs, LayerIndex, LayerRange, List, ModelSpec, NodeId, RequestId, Snapshot, Step, Time,
+    Hash, LayerBlobs, LayerIndex, LayerRange, List, ModelSpec, NodeId, Position, RequestId, Snapshot, Step, Time,
 };
 use serde::Serialize;
 
@@ -19,10 +19,12 @@ use crate::config::Config;
 use crate::cx::Cx;
 use crate::io::{Event, FetchFault, Output, TimerKind};
 use crate::journal::{Progress, SavedState};
-use crate::ledger::{Ledger, Post};
+use crate::ledger::Ledger;
 
 /// Blobs fetched at a time.
 const FETCHES_MAX: usize = 2;
+/// Anchors that are remembered.
+const ANCHORS_KEPT: usize = 2;
 /// How long a node rests when nobody had a blob.
 const REST_MS: u64 = 2000;
 
@@ -96,16 +98,15 @@ impl Holding {
             let posts = vec![Posted { holder: founder.node, range, layers }];
             Anchor { step: Step(0), progress: Progress::default(), posts }
         });
-        let agreed = ledger.anchors().map(|(step, posts)| {
-            let progress = posts.first().map(|post| post.progress).unwrap_or_default();
-            let posted = |post: &&Post| Posted { holder: post.holder, range: post.stages, layers: post.layers.clone() };
-            Anchor { step, progress, posts: posts.iter().map(posted).collect() }
-        });
-        let anchors: Vec<Anchor> = first.into_iter().chain(agreed).collect();
-        let newest = |anchors: &[Anchor]| anchors.last().map(|anchor| anchor.step);
-        let news = newest(&anchors) != newest(&self.anchors);
-        self.anchors = anchors;
-        news
+        let step = ledger.anchor().map(|anchor| anchor.step);
+        let known = self.anchors.last().map(|anchor| anchor.step);
+        if step.or(first.as_ref().map(|first| first.step)) == known {
+            return false;
+        }
+        self.anchors.extend(agreed(ledger, genesis.model.all_layers()).or(first));
+        // The one before is kept for those who take it up just now.
+        self.anchors.drain(..self.anchors.len().saturating_sub(ANCHORS_KEPT));
+        true
     }
 
     /// Begins to fetch what is missing of these stages after a step, to go on with them; false if nobody is known to have
@@ -128,10 +129,12 @@ impl Holding {
         true
     }
 
-    /// Begins to copy what a member posted, if nothing else is under way and there is no such copy yet.
+    /// Begins to copy what a member posted, if there is no such copy yet and nothing else of that step is under way. What is
+    /// older is given up: its holders may have it no longer.
     pub(crate) fn copy(&mut self, cx: &mut Cx<'_>, shelf: &Shelf, range: LayerRange) {
         let Some(anchor) = self.anchors.last() else { return };
-        if self.errand.is_some() || shelf.has_copy(range, anchor.step) {
+        let busy = |errand: &Errand| errand.own || errand.state.snapshot.step >= anchor.step;
+        if self.errand.as_ref().is_some_and(busy) || shelf.has_copy(range, anchor.step) {
             return;
         }
         let Some(layers) = range.iter().map(|stage| anchor.stage(stage)).collect::<Option<Vec<_>>>() else { return };
@@ -210,6 +213,26 @@ impl Holding {
     }
 }
 
+/// The anchor that the ledger has.
+fn agreed(ledger: &Ledger, all: LayerRange) -> Option<Anchor> {
+    let anchor = ledger.anchor()?;
+    let Position { batch, tokens, voids } = anchor.position;
+    let mut posts: Vec<Posted> = Vec::new();
+    for (stage, post) in all.iter().zip(ledger.anchored(all)) {
+        match posts.last_mut().filter(|last| last.holder == post.node) {
+            Some(last) => {
+                last.range.end = last.range.end.saturating_add(1);
+                last.layers.push(post.blobs);
+            }
+            None => {
+                let range = LayerRange { start: stage.0, end: stage.0.saturating_add(1) };
+                posts.push(Posted { holder: post.node, range, layers: vec![post.blobs] });
+            }
+        }
+    }
+    Some(Anchor { step: anchor.step, progress: Progress { batch, tokens, voids, trained_ms: 0 }, posts })
+}
+
 /// A state made of stages that several nodes may have persisted.
 fn assemble(
     model: &ModelSpec,
@@ -218,8 +241,6 @@ fn assemble(
     layers: Vec<LayerBlobs>,
     progress: Progress,
 ) -> Option<SavedState> {
-    let roots: Vec<Hash> = layers.iter().map(|layer| layer.root).collect();
-    let root = neuroshard_proto::tile::model_state(step, &roots);
-    let snapshot = Snapshot { step, root, layers: List::try_from(layers).ok()?, bytes: model.held_bytes(range) };
+    let snapshot = Snapshot::of_stages(step, List::try_from(layers).ok()?, model.held_bytes(range));
     Some(SavedState { range, snapshot, progress })
 }

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, Job, LayerRange, List, Mode, Passed, PostedStages, QuorumMessage, RequestId,
-    Returned, Sample, Step, Turned, VoidReason,
+    BatchId, BatchOutcome, Commitment, Job, LayerRange, List, Mode, POSTED_MAX, Passed, Position, QuorumMessage,
+    RequestId, Returned, Sample, Step, Turned, VoidReason,
 };
 
 use super::flow::{Task, Way};
@@ -18,6 +18,7 @@ use super::solo::{Phase, Solo, snapshots_kept, token_weight};
 use crate::config::Config;
 use crate::cx::{Cx, Local};
 use crate::io::{FetchFault, Output};
+use crate::journal::Progress;
 use crate::ledger::Ledger;
 use crate::sampling::Sampler;
 
@@ -63,7 +64,7 @@ impl Solo {
     /// What is not persisted yet would be lost if the node were given other stages now: that is said too.
     pub(crate) fn is_ahead(&self, config: &Config, ledger: &Ledger) -> (bool, bool) {
         let all = config.genesis.model.all_layers();
-        let posted = ledger.anchors().map(|(step, _)| step).last().unwrap_or_default();
+        let posted = ledger.anchor().map(|anchor| anchor.step).unwrap_or_default();
         let saved = self.shelf.newest(all).map(|state| state.snapshot.step).unwrap_or_default();
         let unsaved = self.quorum.is_none() && self.phase == Phase::Ready && self.step > saved;
         (saved > posted || unsaved, unsaved)
@@ -136,10 +137,15 @@ impl Solo {
         if cx.config.plan.is_some() || step == Step(0) || self.posted.is_some_and(|posted| posted >= step) || told {
             return;
         }
-        let posted = PostedStages { stages: range, snapshot: state.snapshot.clone(), progress: state.progress };
-        let action = Action::PostStages { quorum: quorum.id(), posted: Box::new(posted) };
+        let Progress { batch, tokens, voids, .. } = state.progress;
+        let (quorum, position) = (quorum.id(), Position { batch, tokens, voids });
+        let part = POSTED_MAX as usize;
+        for (first, stages) in range.iter().step_by(part).zip(state.snapshot.layers.chunks(part)) {
+            let Ok(stages) = List::try_from(stages.to_vec()) else { continue };
+            let action = Action::PostStages { quorum, step, position, first, stages };
+            cx.tell(Local::Act { action: Box::new(action), after: self.shelf.record() });
+        }
         self.told = Some((step, cx.now));
-        cx.tell(Local::Act { action: Box::new(action), after: self.shelf.record() });
     }
 
     fn keep_copies(&mut self, cx: &mut Cx<'_>) {

@@ -31,6 +31,8 @@ struct Agreed {
     registered: bool,
     /// The network has more than one node.
     many: bool,
+    /// The network has nodes, and this one is none of them yet.
+    stranger: bool,
 }
 
 impl ModePart {
@@ -48,8 +50,10 @@ impl ModePart {
     /// The ledger has moved on.
     pub(crate) fn on_head(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
         let described = ledger.node(&cx.config.node).is_some_and(|node| node.description.is_some());
-        let quorums = ledger.quorums().next().is_some();
-        let agreed = Agreed { quorums, registered: described, many: ledger.size() > 1, ..self.agreed };
+        let quorums = ledger.active_quorums().next().is_some();
+        let stranger = ledger.node(&cx.config.node).is_none();
+        let many = ledger.size() > 1;
+        let agreed = Agreed { quorums, registered: described, many, stranger, ..self.agreed };
         if agreed != self.agreed {
             self.agreed = agreed;
             self.choose(cx);
@@ -85,7 +89,7 @@ fn choose(config: &Config, tier: Option<Tier>, live_peers: u32, agreed: Agreed) 
     let needed = model.training_bytes(config.stages());
     let allowed = config.genesis.params.holding_share.of(operator.memory_bytes);
     let too_little = (Mode::Idle, ModeReason::TooLittleMemory { needed, allowed });
-    let alone = live_peers == 0 && !agreed.many && !agreed.quorums;
+    let alone = live_peers == 0 && !agreed.many && !agreed.quorums && !agreed.stranger;
     if needed > allowed && (planned || alone || !agreed.registered) {
         return too_little;
     }

@@ -226,6 +226,12 @@ impl Quorum {
         let first = all.next().map(Vec::as_slice).unwrap_or_default();
         let common = first.iter().filter(|step| reports.values().all(|steps| steps.contains(step))).max();
         let step = common.copied().unwrap_or_default();
+        if step == Step(0) && reports.values().any(|steps| steps.iter().any(|step| *step > Step(0))) {
+            // Some have not heard yet from where the others could go on. Nobody begins anew while anybody knows more.
+            let own = first.to_vec();
+            self.phase = Phase::Gathering(BTreeMap::from([(self.stand.place, own)]));
+            return Turn::Halt;
+        }
         self.phase = Phase::Going(step);
         self.tell_all(cx, &Word::Go { step });
         cx.event(Event::QuorumBegan { quorum: self.id, term: self.term, step });
@@ -485,13 +491,14 @@ impl Quorum {
         if core::mem::take(&mut self.moved) {
             return;
         }
-        match &self.phase {
+        match &mut self.phase {
             Phase::Waiting if self.stand.is_first() => {}
             Phase::Waiting => {
                 self.owing.entry(0).or_insert(cx.now);
                 self.report(cx, steps);
             }
             Phase::Gathering(reports) => {
+                reports.insert(self.stand.place, steps.to_vec());
                 let silent: Vec<usize> = (0..self.stand.members).filter(|place| !reports.contains_key(place)).collect();
                 silent.into_iter().for_each(|place| self.ask(cx, place, Word::Gather));
             }

@@ -21,7 +21,7 @@ use super::part::Module;
 use super::{Refusal, State};
 
 /// Epochs and receipts that reputation looks back at.
-const WINDOW: u64 = 100;
+pub(super) const WINDOW: u64 = 100;
 /// Attestations that make a node active.
 const ATTESTATIONS: usize = 2;
 /// How often the beacon draws before it takes what it has. The first draws skip nodes that were not active lately.
@@ -51,14 +51,25 @@ impl Activity {
         self.newest = epoch;
     }
 
+    /// The bits of the epochs from this one on.
+    fn since(&self, from: u64) -> u128 {
+        let kept = self.newest.saturating_add(1).saturating_sub(from);
+        let drop_old = u128::BITS.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX));
+        self.bits.checked_shl(drop_old).unwrap_or(0).checked_shr(drop_old).unwrap_or(0)
+    }
+
     /// Epochs of activity in `from..until`, of which there are at most 100.
     fn count(&self, from: u64, until: u64) -> u64 {
         let newer = u32::try_from(self.newest.saturating_add(1).saturating_sub(until)).unwrap_or(u32::MAX);
-        let older = self.newest.saturating_add(1).saturating_sub(from);
-        let keep = u32::try_from(older).unwrap_or(u32::MAX).min(u128::BITS);
-        let drop_old = u128::BITS.saturating_sub(keep);
-        let bits = self.bits.checked_shl(drop_old).unwrap_or(0).checked_shr(drop_old).unwrap_or(0);
-        u64::from(bits.checked_shr(newer).unwrap_or(0).count_ones())
+        u64::from(self.since(from).checked_shr(newer).unwrap_or(0).count_ones())
+    }
+
+    /// How many of the last 100 whole epochs a node missed (PROTOCOL §2). It was not expected before it was first active in
+    /// them, so one without history missed none.
+    pub(super) fn missed(&self, now: u64) -> u64 {
+        let Some(age) = self.since(now.saturating_sub(WINDOW)).checked_ilog2() else { return 0 };
+        let first = self.newest.saturating_sub(u64::from(age));
+        now.saturating_sub(first).saturating_sub(self.count(first, now))
     }
 
     /// Share of the last 100 whole epochs since a node's registration with activity; `None` before the first.
@@ -227,6 +238,23 @@ mod tests {
         assert_eq!(activity.uptime(5, 500), Some(Ratio::from_ppm(0)));
         (9..1000).for_each(|epoch| activity.mark(epoch));
         assert_eq!(activity.uptime(5, 1000), Some(Ratio::ONE));
+    }
+
+    #[test]
+    fn epochs_are_missed_from_the_first_activity_on() {
+        let mut activity = Activity::NONE;
+        assert_eq!(activity.missed(500), 0, "a node without history");
+        activity.mark(500);
+        assert_eq!((activity.missed(500), activity.missed(501)), (0, 0), "the running epoch is not over");
+        [501, 504].into_iter().for_each(|epoch| activity.mark(epoch));
+        assert_eq!(activity.missed(505), 2);
+        assert_eq!(activity.missed(506), 3);
+        assert_eq!(activity.missed(600), 97);
+        assert_eq!(activity.missed(601), 98, "the first one counts no longer");
+        assert_eq!(activity.missed(604), 99);
+        assert_eq!(activity.missed(605), 0, "all is forgotten");
+        (700..1000).for_each(|epoch| activity.mark(epoch));
+        assert_eq!((activity.missed(1000), activity.missed(1010)), (0, 10));
     }
 
     #[test]

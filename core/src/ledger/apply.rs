@@ -4,11 +4,13 @@ use neuroshard_proto::chain::{Action, Author, Block, Certificate, SignedTransact
 use neuroshard_proto::{Amount, Hash, NodeId, OwnerId, Time};
 
 use super::accounts::{self, Account};
+use super::anchors::{self, Anchor};
 use super::nodes::{self, Description};
-use super::{BlockError, Head, Refusal, State, activity, anchors, beacon, evidence, money, quorums, stake, validators};
+use super::{BlockError, Head, Refusal, State, activity, beacon, evidence, money, quorums, stake, validators};
 
 /// What an epoch's end does, in this order. A block's transactions belong to the epoch that it ends.
-const EPOCH_END: [fn(&mut State); 3] = [activity::end_epoch, beacon::end_epoch, validators::end_epoch];
+const EPOCH_END: [fn(&mut State); 4] =
+    [activity::end_epoch, quorums::end_epoch, beacon::end_epoch, validators::end_epoch];
 
 /// Begins a block: moves the clock, and takes up who made the block and who finalized its parent.
 pub(super) fn begin(
@@ -38,7 +40,6 @@ pub(super) fn begin(
     }
     let params = state.rules.params;
     state.clock.edit().advance(time, &params);
-    quorums::expire(state);
     validators::hear(state, &proposer);
     Ok(())
 }
@@ -116,10 +117,13 @@ fn node_wish(state: &mut State, node: NodeId, action: &Action) -> Result<Amount,
         Action::Attest { subject } => activity::attest(state, node, *subject)?,
         Action::CommitRandom { commitment } => beacon::commit(state, node, *commitment)?,
         Action::RevealRandom { value } => beacon::reveal(state, node, *value)?,
-        Action::ReportEquivocation { evidence } => return evidence::report(state, evidence),
         Action::FormQuorum { terms, acceptances } => quorums::form(state, node, terms, acceptances)?,
-        Action::EndQuorum { quorum } => quorums::dissolve(state, node, quorum)?,
-        Action::PostStages { quorum, posted } => anchors::post(state, node, quorum, posted)?,
+        Action::EndQuorum { quorum } => quorums::end(state, node, *quorum)?,
+        Action::PostStages { quorum, step, position, first, stages } => {
+            let anchor = Anchor { quorum: *quorum, step: *step, position: *position };
+            anchors::post(state, node, anchor, *first, stages)?;
+        }
+        Action::ReportEquivocation { evidence } => return evidence::report(state, evidence),
         Action::Transfer { .. }
         | Action::Bond { .. }
         | Action::Unbond { .. }

@@ -7,8 +7,8 @@
 //! The state is a row of modules of one shape, each a file: a struct that is its state, handlers for its
 //! [`Action`](neuroshard_proto::chain::Action)s, and perhaps a hook at epochs' ends. A new one is a file, a field of
 //! `State`, and an arm in `apply`. The state's root is a Merkle root over the modules' digests, each cached until the
-//! module changes; accounts and nodes hang in trees of their own, so [`Ledger::prove_account`] shows one of them to
-//! whoever knows a finalized header.
+//! module changes; what there are many of hangs in trees of its own, so [`Ledger::prove_account`] and its like show one entry
+//! to whoever knows a finalized header.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,8 +17,8 @@ use neuroshard_proto::chain::{
     BLOCK_BYTES_MAX, Block, Certificate, Header, Seats, SignedTransaction, TRANSACTIONS_MAX,
 };
 use neuroshard_proto::{
-    Amount, Domain, Genesis, Hash, LayerRange, List, NetworkId, NodeId, OwnerId, Params, QuorumId, Ratio, Step, Time,
-    codec, merkle, mutant,
+    Amount, Domain, Genesis, Hash, LayerIndex, LayerRange, List, NetworkId, NodeId, OwnerId, Params, QuorumId, Ratio,
+    Step, Time, codec, merkle, mutant,
 };
 
 mod accounts;
@@ -44,7 +44,7 @@ mod validators;
 
 pub use accounts::{Account, UNBONDINGS_MAX, Unbonding};
 pub use activity::{Activity, Successes, reputation};
-pub use anchors::Post;
+pub use anchors::{Anchor, Post, Stage};
 pub use nodes::{Description, Node, Standing};
 pub use proof::{MODULE_BYTES_MAX, StateProof};
 pub use quorums::Quorum;
@@ -381,6 +381,60 @@ impl Ledger {
         StateProof::new(&self.inner.digests, &**nodes, nodes.tree.prove(node))
     }
 
+    /// Shows what the state holds for a quorum.
+    pub fn prove_quorum(&self, id: &QuorumId) -> StateProof<QuorumId, Quorum> {
+        let quorums = &self.inner.state.quorums;
+        StateProof::new(&self.inner.digests, &**quorums, quorums.tree.prove(id))
+    }
+
+    /// Shows what was posted of a stage.
+    pub fn prove_stage(&self, layer: LayerIndex) -> StateProof<LayerIndex, Stage> {
+        let anchors = &self.inner.state.anchors;
+        StateProof::new(&self.inner.digests, &**anchors, anchors.tree.prove(&layer))
+    }
+
+    /// A quorum that is remembered; its session may be over ([`Quorum::is_active`]).
+    pub fn quorum(&self, id: &QuorumId) -> Option<&Quorum> {
+        self.inner.state.quorums.tree.get(id)
+    }
+
+    /// The active quorum that a node is taken by.
+    pub fn quorum_of(&self, node: &NodeId) -> Option<(QuorumId, &Quorum)> {
+        quorums::quorum_of(&self.inner.state, node)
+    }
+
+    /// The quorums whose sessions are under way.
+    pub fn active_quorums(&self) -> impl Iterator<Item = (QuorumId, &Quorum)> {
+        let all = self.inner.state.quorums.tree.iter();
+        all.filter(|(_, quorum)| quorum.is_active(self.protocol_ms())).map(|(id, quorum)| (*id, quorum))
+    }
+
+    /// The newest step of which the states of all stages were posted; `None` while training begins with the genesis.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.inner.state.anchors.newest
+    }
+
+    /// Where the anchor's states of these stages lie, in order; nothing before the first anchor.
+    pub fn anchored(&self, range: LayerRange) -> impl Iterator<Item = &Post> {
+        self.inner.state.anchors.stages(range)
+    }
+
+    /// The newest step after which a node posted these stages.
+    pub fn posted(&self, node: &NodeId, stages: LayerRange) -> Option<Step> {
+        let stage = self.inner.state.anchors.tree.get(&LayerIndex(stages.start))?;
+        stage.posts.iter().filter(|post| post.node == *node).map(|post| post.anchor.step).max()
+    }
+
+    /// Whether a node was there for long enough to be a member of a quorum (PROTOCOL §2): a new one is.
+    pub fn is_steady(&self, node: &NodeId) -> bool {
+        self.node(node).is_some_and(|known| quorums::is_steady(&self.inner.state, known))
+    }
+
+    /// All nodes that were ever registered.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
+        self.inner.state.nodes.tree.iter()
+    }
+
     /// A node's agreed uptime over the last 100 epochs; `None` if it is new or unknown (PROTOCOL §3).
     pub fn uptime(&self, node: &NodeId) -> Option<Ratio> {
         let known = self.node(node)?;
@@ -391,31 +445,6 @@ impl Ledger {
     pub fn reputation(&self, node: &NodeId) -> Option<Ratio> {
         let known = self.node(node)?;
         Some(reputation(self.uptime(node), known.successes.share()))
-    }
-
-    /// All active quorums (PROTOCOL §4).
-    pub fn quorums(&self) -> impl Iterator<Item = (&QuorumId, &Quorum)> {
-        self.inner.state.quorums.iter()
-    }
-
-    /// The active quorum that a node is a member of.
-    pub fn quorum_of(&self, node: &NodeId) -> Option<(&QuorumId, &Quorum)> {
-        self.inner.state.quorums.of(node)
-    }
-
-    /// The steps after which members persisted the whole model, the newest last, with the posts in the order of their stages.
-    pub fn anchors(&self) -> impl Iterator<Item = (Step, Vec<&Post>)> {
-        self.inner.state.anchors.whole(self.inner.state.rules.stages)
-    }
-
-    /// The newest step after which a node posted these stages.
-    pub fn posted(&self, node: &NodeId, stages: LayerRange) -> Option<Step> {
-        self.inner.state.anchors.newest(node, stages)
-    }
-
-    /// All nodes that were ever registered.
-    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
-        self.inner.state.nodes.tree.iter()
     }
 
     /// The peers that may attest in this epoch that a node lives.

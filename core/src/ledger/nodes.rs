@@ -8,7 +8,7 @@
 
 use neuroshard_proto::chain::{consent_digest, puzzle_bits};
 use neuroshard_proto::codec::Canonical;
-use neuroshard_proto::{Amount, Founder, LayerRange, NodeId, OwnerId, Signature, Tier, verify};
+use neuroshard_proto::{Amount, Founder, LayerRange, NodeId, OwnerId, QuorumId, Signature, Tier, verify};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::accounts::Account;
 use super::activity::{Activity, Successes};
 use super::part::Module;
 use super::tree::{Tree, TreeRoot};
-use super::{Refusal, State, stake};
+use super::{Refusal, State, quorums, stake};
 
 /// A registered node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -32,6 +32,8 @@ pub struct Node {
     pub sent: (u64, u32),
     /// Who attested first that it lives, and in which epoch.
     pub witness: Option<(u64, NodeId)>,
+    /// The last quorum that it joined, while that is remembered; its session may be over.
+    pub quorum: Option<QuorumId>,
 }
 
 /// Whether a node may speak.
@@ -66,6 +68,7 @@ impl Node {
             successes: Successes::NONE,
             sent: (0, 0),
             witness: None,
+            quorum: None,
         }
     }
 }
@@ -204,7 +207,7 @@ pub(super) fn describe(state: &mut State, node: NodeId, description: Description
 pub(super) fn check_quota(state: &State, node: &NodeId) -> Result<(), Refusal> {
     let (known, params) = (state.nodes.good(node)?, &state.rules.params.nodes);
     // A place in an active quorum, of which there are few, counts as a bond here.
-    let place = u32::from(state.quorums.of(node).is_some());
+    let place = u32::from(quorums::quorum_of(state, node).is_some());
     let bonds = u32::try_from(bonds_behind(state, node, &known.owner)).unwrap_or(u32::MAX).max(place);
     let allowed = params.messages_per_bond.saturating_mul(bonds).min(params.messages_max);
     let max = allowed.max(params.messages_unbonded);

@@ -1,14 +1,16 @@
 //! Proofs of single entries of the agreed state, for whoever knows a finalized header and no more (PROTOCOL §11).
 
 use neuroshard_proto::codec::{self, Canonical};
-use neuroshard_proto::{Bytes, Domain, Hash, NodeId, OwnerId, merkle};
+use neuroshard_proto::{Bytes, Domain, Hash, LayerIndex, NodeId, OwnerId, QuorumId, merkle};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::MODULES;
 use super::accounts::{Account, Accounts};
+use super::anchors::{Anchors, Stage};
 use super::nodes::{Node, Nodes};
 use super::part::{Module, digest};
+use super::quorums::{Quorum, Quorums};
 use super::tree::{Disproved, Proof};
 
 /// Most bytes of what a module holds beside its tree.
@@ -28,6 +30,14 @@ impl Canonical for StateProof<OwnerId, Account> {
 }
 
 impl Canonical for StateProof<NodeId, Node> {
+    const BYTES_MAX: u32 = 16 << 10;
+}
+
+impl Canonical for StateProof<QuorumId, Quorum> {
+    const BYTES_MAX: u32 = 16 << 10;
+}
+
+impl Canonical for StateProof<LayerIndex, Stage> {
     const BYTES_MAX: u32 = 16 << 10;
 }
 
@@ -67,5 +77,25 @@ impl StateProof<NodeId, Node> {
     /// [`Disproved`] if the proof does not lead to the root.
     pub fn check(&self, state: &Hash, node: &NodeId) -> Result<Option<&Node>, Disproved> {
         self.entry.check(&self.tree_root::<Nodes>(state)?, node)
+    }
+}
+
+impl StateProof<QuorumId, Quorum> {
+    /// The quorum in the state with this root; `None` if it never formed, or is forgotten.
+    ///
+    /// # Errors
+    /// [`Disproved`] if the proof does not lead to the root.
+    pub fn check(&self, state: &Hash, id: &QuorumId) -> Result<Option<&Quorum>, Disproved> {
+        self.entry.check(&self.tree_root::<Quorums>(state)?, id)
+    }
+}
+
+impl StateProof<LayerIndex, Stage> {
+    /// What was posted of the stage in the state with this root; `None` if nothing ever was.
+    ///
+    /// # Errors
+    /// [`Disproved`] if the proof does not lead to the root.
+    pub fn check(&self, state: &Hash, layer: LayerIndex) -> Result<Option<&Stage>, Disproved> {
+        self.entry.check(&self.tree_root::<Anchors>(state)?, &layer)
     }
 }

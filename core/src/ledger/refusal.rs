@@ -3,7 +3,7 @@
 use core::fmt;
 
 use neuroshard_proto::chain::CertificateError;
-use neuroshard_proto::{Amount, Hash, NodeId, OwnerId, PlanError, Step, Time};
+use neuroshard_proto::{Amount, Hash, LayerRange, NodeId, OwnerId, PlanError, QuorumId, Step, Time};
 
 /// Why a transaction does not apply. It is its author's fault, or comes too late or too early; the state is as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,38 +59,48 @@ pub enum Refusal {
     Barred { until: u64 },
     /// The statements do not contradict each other, or are not one validator's.
     Evidence,
-    /// The members' word is not good any more, or is meant to be good for too long.
-    Lapsed { until: Time, now: Time },
-    /// The members are no pipeline of the model.
+    /// The members are no pipeline for the model.
     Plan(PlanError),
-    /// Too few members for a network of this size.
-    QuorumSize { least: u32 },
-    /// Not every member signed.
-    Acceptances { members: usize, found: usize },
-    /// The node has not said what it can.
+    /// The node is no member of the quorum.
+    Member { node: NodeId, quorum: QuorumId },
+    /// A step accumulates no batch, or too many.
+    Batches { max: u32 },
+    /// The signatures under the terms hold no longer.
+    Lapsed { until: Time, now: Time },
+    /// The signatures under the terms would hold for too long.
+    TooLong { until: Time, latest: Time },
+    /// The same terms formed a quorum before.
+    Formed { quorum: QuorumId },
+    /// A network of this size wants larger quorums.
+    TooFew { members: u32, min: u32 },
+    /// The quorum never formed, or its session is over.
+    Over { quorum: QuorumId },
+    /// No member of the quorum that should end is among the new ones.
+    Strangers { quorum: QuorumId },
+    /// The same members may begin another session only late in this one.
+    Early { quorum: QuorumId, from_ms: u64, now_ms: u64 },
+    /// As many quorums are active as may be.
+    Crowded { max: u32 },
+    /// The node never said what it can and holds.
     Undescribed { node: NodeId },
-    /// The node does not hold the stages that it is to run.
-    NotHeld { node: NodeId },
-    /// The node's speed does not match the others'.
-    Speed { node: NodeId },
-    /// The node is a member of another quorum.
-    Taken { node: NodeId },
-    /// Another quorum trains; the others stand by until there are cohorts.
-    QuorumsBusy,
-    /// The quorum is there already.
-    QuorumKnown,
-    /// There is no such active quorum.
-    NoQuorum,
-    /// Only members may wish this for a quorum.
-    NotAMember,
-    /// The same members may begin another session when 80 % of this one are over.
-    TooEarly,
-    /// The quorum went on for as long as one may.
-    SessionsOver,
-    /// The stages are not the member's, or do not make the root.
-    PostedStages,
-    /// The stages were posted at this step or a later one.
-    PostedBefore { step: Step },
+    /// The node does not hold the stages that it should run.
+    Holds { node: NodeId, held: LayerRange },
+    /// The node was away too often.
+    Uptime { node: NodeId, missed: u64, max: u64 },
+    /// The node is taken by an active quorum that would not end.
+    Taken { node: NodeId, quorum: QuorumId },
+    /// The node is too slow for any pipeline.
+    Slow { node: NodeId },
+    /// The nodes' tiers do not go together.
+    Tiers { node: NodeId, other: NodeId },
+    /// The member did not sign these terms.
+    Unsigned { node: NodeId },
+    /// There are more signatures than members.
+    Signatures { members: u32 },
+    /// The node posts stages that it does not run, or none.
+    Stages { own: LayerRange },
+    /// The stage was posted at this step or a later one.
+    Posted { newest: Step, found: Step },
 }
 
 impl Refusal {
@@ -98,7 +108,7 @@ impl Refusal {
     pub fn is_premature(&self) -> bool {
         matches!(self, Self::Sequence { expected, found } if found > expected)
             || matches!(self, Self::Epoch { now, found } if found > now)
-            || matches!(self, Self::Funds { .. })
+            || matches!(self, Self::Funds { .. } | Self::TooLong { .. } | Self::Early { .. })
     }
 }
 
@@ -134,26 +144,41 @@ impl fmt::Display for Refusal {
             Self::Reveal => f.write_str("the value is not what the validator committed to in the epoch before"),
             Self::Barred { until } => write!(f, "the validator withheld a value and is barred until epoch {until}"),
             Self::Evidence => f.write_str("the evidence convicts nobody"),
-            Self::Lapsed { until, now } => {
-                write!(f, "the members' word is good until {until}, now is {now}; it may be good for a minute at most")
+            Self::Plan(error) => error.fmt(f),
+            Self::Member { node, quorum } => write!(f, "node {node:.16} is no member of quorum {quorum:.16}"),
+            Self::Batches { max } => write!(f, "a step accumulates 1 to {max} batches"),
+            Self::Lapsed { until, now } => write!(f, "the members' signatures held until {until}, now is {now}"),
+            Self::TooLong { until, latest } => {
+                write!(f, "the members' signatures would hold until {until}; at most until {latest} they may")
             }
-            Self::Plan(error) => write!(f, "the members are no pipeline: {error}"),
-            Self::QuorumSize { least } => write!(f, "a quorum has at least {least} members in a network of this size"),
-            Self::Acceptances { members, found } => write!(f, "{members} members must sign, {found} did"),
-            Self::Undescribed { node } => write!(f, "node {node:.16} has not said what it can"),
-            Self::NotHeld { node } => write!(f, "node {node:.16} does not hold the stages that it is to run"),
-            Self::Speed { node } => write!(f, "the speed of node {node:.16} does not match the others'"),
-            Self::Taken { node } => write!(f, "node {node:.16} is a member of another quorum"),
-            Self::QuorumsBusy => {
-                f.write_str("another quorum trains, and one trains in a network until there are cohorts")
+            Self::Formed { quorum } => write!(f, "quorum {quorum:.16} formed before; the same terms form none again"),
+            Self::TooFew { members, min } => {
+                write!(f, "the quorum has {members} members; in a network of this size it takes {min}")
             }
-            Self::QuorumKnown => f.write_str("the quorum is there already"),
-            Self::NoQuorum => f.write_str("there is no such active quorum"),
-            Self::NotAMember => f.write_str("this is for the quorum's members to wish"),
-            Self::TooEarly => f.write_str("the same members may begin another session when 80 % of this one are over"),
-            Self::SessionsOver => f.write_str("the quorum went on for as long as one may; it ends and is formed anew"),
-            Self::PostedStages => f.write_str("the stages are not those that the member runs, or do not make the root"),
-            Self::PostedBefore { step } => write!(f, "step {step} or a later one was posted before"),
+            Self::Over { quorum } => write!(f, "quorum {quorum:.16} is not active, or no longer"),
+            Self::Strangers { quorum } => write!(f, "no member of quorum {quorum:.16} is among those who would end it"),
+            Self::Early { quorum, from_ms, now_ms } => write!(
+                f,
+                "the members of quorum {quorum:.16} may renew it from {} on, now is {}",
+                Time::from_ms(*from_ms),
+                Time::from_ms(*now_ms)
+            ),
+            Self::Crowded { max: 1 } => f.write_str("another quorum trains; the others stand by until it ends"),
+            Self::Crowded { max } => write!(f, "{max} quorums train already; the others stand by until one ends"),
+            Self::Undescribed { node } => write!(f, "node {node:.16} has not said what it can and holds"),
+            Self::Holds { node, held } => write!(f, "node {node:.16} holds the stages {held} alone"),
+            Self::Uptime { node, missed, max } => {
+                write!(f, "node {node:.16} missed {missed} of its last 100 epochs; at most {max} are allowed")
+            }
+            Self::Taken { node, quorum } => write!(f, "node {node:.16} is taken by quorum {quorum:.16}"),
+            Self::Slow { node } => write!(f, "node {node:.16} is too slow for a pipeline"),
+            Self::Tiers { node, other } => {
+                write!(f, "the speeds of nodes {node:.16} and {other:.16} do not go together")
+            }
+            Self::Unsigned { node } => write!(f, "node {node:.16} did not sign these terms"),
+            Self::Signatures { members } => write!(f, "there are more signatures than the {members} members"),
+            Self::Stages { own } => write!(f, "the node may post some of the stages {own}, which it runs"),
+            Self::Posted { newest, found } => write!(f, "the stage was posted at step {newest}; {found} is not later"),
         }
     }
 }

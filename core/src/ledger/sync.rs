@@ -11,14 +11,16 @@ use core::fmt;
 
 use neuroshard_proto::chain::{Header, StatePlace};
 use neuroshard_proto::codec::{self, Canonical};
-use neuroshard_proto::{Bytes, Hash, List, NodeId, OwnerId};
+use neuroshard_proto::{Bytes, Hash, LayerIndex, List, NodeId, OwnerId, QuorumId};
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::Account;
+use super::anchors::Stage;
 use super::nodes::Node;
 use super::part::{Module, Part, digest};
-use super::tree::{Piece, Tree, TreeRoot};
+use super::quorums::Quorum;
+use super::tree::{PIECE_ENTRIES_MAX, Piece, Tree, TreeRoot};
 use super::validators::Candidate;
 use super::{Head, Ledger, MODULES, State, root_of};
 
@@ -26,6 +28,10 @@ use super::{Head, Ledger, MODULES, State, root_of};
 pub const CHUNK_BYTES_MAX: u32 = 256 << 10;
 /// Most modules that a first chunk may hold.
 const MODULES_MAX: u32 = 64;
+
+/// Most entries of a chunk: of small things, and of quorums and stages, which are larger.
+const SMALL: u32 = PIECE_ENTRIES_MAX;
+pub(super) const BIG: u32 = 128;
 
 /// Stretches that a large tree is cut into, the width of each in a path's first byte, and the entries that make a tree large.
 const STRETCHES: u8 = 8;
@@ -42,6 +48,8 @@ pub enum Chunk {
     Candidates(Piece<NodeId, Candidate>),
     /// The candidates of the next committee.
     Frozen(Piece<NodeId, Candidate>),
+    Quorums(Piece<QuorumId, Quorum>),
+    Stages(Piece<LayerIndex, Stage>),
 }
 
 impl Canonical for Chunk {
@@ -100,22 +108,26 @@ impl Ledger {
         let modules = modules.into_iter().map(|bytes| Bytes::try_from(bytes).unwrap_or_default());
         let modules = List::try_from(modules.collect::<Vec<_>>()).unwrap_or_default();
         core::iter::once(Chunk::Modules(modules))
-            .chain(accounts.tree.pieces().map(Chunk::Accounts))
-            .chain(nodes.tree.pieces().map(Chunk::Nodes))
-            .chain(validators.candidates.pieces().map(Chunk::Candidates))
-            .chain(validators.frozen.pieces().map(Chunk::Frozen))
+            .chain(accounts.tree.pieces(SMALL).map(Chunk::Accounts))
+            .chain(nodes.tree.pieces(SMALL).map(Chunk::Nodes))
+            .chain(validators.candidates.pieces(SMALL).map(Chunk::Candidates))
+            .chain(validators.frozen.pieces(SMALL).map(Chunk::Frozen))
+            .chain(quorums.tree.pieces(BIG).map(Chunk::Quorums))
+            .chain(anchors.tree.pieces(BIG).map(Chunk::Stages))
     }
 
     /// The chunk in which a place lies; `None` for the block, which is no part of the state.
     pub fn chunk_at(&self, place: &StatePlace) -> Option<Chunk> {
-        let State { accounts, nodes, validators, .. } = &self.inner.state;
+        let State { accounts, nodes, validators, quorums, anchors, .. } = &self.inner.state;
         match place {
             StatePlace::Block => None,
             StatePlace::Modules => self.chunks().next(),
-            StatePlace::Accounts(path) => Some(Chunk::Accounts(accounts.tree.piece_at(path))),
-            StatePlace::Nodes(path) => Some(Chunk::Nodes(nodes.tree.piece_at(path))),
-            StatePlace::Candidates(path) => Some(Chunk::Candidates(validators.candidates.piece_at(path))),
-            StatePlace::Frozen(path) => Some(Chunk::Frozen(validators.frozen.piece_at(path))),
+            StatePlace::Accounts(path) => Some(Chunk::Accounts(accounts.tree.piece_at(path, SMALL))),
+            StatePlace::Nodes(path) => Some(Chunk::Nodes(nodes.tree.piece_at(path, SMALL))),
+            StatePlace::Candidates(path) => Some(Chunk::Candidates(validators.candidates.piece_at(path, SMALL))),
+            StatePlace::Frozen(path) => Some(Chunk::Frozen(validators.frozen.piece_at(path, SMALL))),
+            StatePlace::Quorums(path) => Some(Chunk::Quorums(quorums.tree.piece_at(path, BIG))),
+            StatePlace::Stages(path) => Some(Chunk::Stages(anchors.tree.piece_at(path, BIG))),
         }
     }
 }
@@ -145,14 +157,28 @@ impl Stretch {
             (Chunk::Frozen(piece), StatePlace::Frozen(path)) if piece.covers(&path) => {
                 (piece.end(), StatePlace::Frozen)
             }
+            (Chunk::Quorums(piece), StatePlace::Quorums(path)) if piece.covers(&path) => {
+                (piece.end(), StatePlace::Quorums)
+            }
+            (Chunk::Stages(piece), StatePlace::Stages(path)) if piece.covers(&path) => {
+                (piece.end(), StatePlace::Stages)
+            }
             (
-                Chunk::Modules(_) | Chunk::Accounts(_) | Chunk::Nodes(_) | Chunk::Candidates(_) | Chunk::Frozen(_),
+                Chunk::Modules(_)
+                | Chunk::Accounts(_)
+                | Chunk::Nodes(_)
+                | Chunk::Candidates(_)
+                | Chunk::Frozen(_)
+                | Chunk::Quorums(_)
+                | Chunk::Stages(_),
                 StatePlace::Block
                 | StatePlace::Modules
                 | StatePlace::Accounts(_)
                 | StatePlace::Nodes(_)
                 | StatePlace::Candidates(_)
-                | StatePlace::Frozen(_),
+                | StatePlace::Frozen(_)
+                | StatePlace::Quorums(_)
+                | StatePlace::Stages(_),
             ) => return Some(self),
         };
         let end = end.filter(|end| self.to.is_none_or(|to| *end < to))?;
@@ -175,6 +201,8 @@ struct Base {
     nodes: TreeRoot,
     candidates: TreeRoot,
     frozen: TreeRoot,
+    quorums: TreeRoot,
+    stages: TreeRoot,
 }
 
 impl Assembly {
@@ -193,24 +221,31 @@ impl Assembly {
             self.base.get_or_insert(base);
             return Ok(());
         }
-        let Base { state, accounts, nodes, candidates, frozen } = self.base.as_mut().ok_or(ChunkError::TooEarly)?;
+        let base = self.base.as_mut().ok_or(ChunkError::TooEarly)?;
+        let Base { state, accounts, nodes, candidates, frozen, quorums, stages } = base;
         match chunk {
             Chunk::Modules(_) => Ok(()),
             Chunk::Accounts(piece) => take(&mut state.accounts.edit().tree, accounts, piece),
             Chunk::Nodes(piece) => take(&mut state.nodes.edit().tree, nodes, piece),
             Chunk::Candidates(piece) => take(&mut state.validators.edit().candidates, candidates, piece),
             Chunk::Frozen(piece) => take(&mut state.validators.edit().frozen, frozen, piece),
+            Chunk::Quorums(piece) => take(&mut state.quorums.edit().tree, quorums, piece),
+            Chunk::Stages(piece) => take(&mut state.anchors.edit().tree, stages, piece),
         }
     }
 
     /// The trees, cut so that several peers can be asked for each that is large; nothing before the first chunk.
     pub fn stretches(&self) -> Vec<Stretch> {
-        let Some(Base { accounts, nodes, candidates, frozen, .. }) = &self.base else { return Vec::new() };
-        let trees: [(&TreeRoot, At); 4] = [
+        let Some(Base { accounts, nodes, candidates, frozen, quorums, stages, .. }) = &self.base else {
+            return Vec::new();
+        };
+        let trees: [(&TreeRoot, At); 6] = [
             (accounts, StatePlace::Accounts),
             (nodes, StatePlace::Nodes),
             (candidates, StatePlace::Candidates),
             (frozen, StatePlace::Frozen),
+            (quorums, StatePlace::Quorums),
+            (stages, StatePlace::Stages),
         ];
         let mut stretches = Vec::new();
         for (root, place) in trees {
@@ -232,12 +267,14 @@ impl Assembly {
 
     /// Entries that have not come yet; `None` before the first chunk.
     pub fn missing(&self) -> Option<u64> {
-        let Base { state, accounts, nodes, candidates, frozen } = self.base.as_ref()?;
+        let Base { state, accounts, nodes, candidates, frozen, quorums, stages } = self.base.as_ref()?;
         let lens = [
             (accounts, state.accounts.tree.len()),
             (nodes, state.nodes.tree.len()),
             (candidates, state.validators.candidates.len()),
             (frozen, state.validators.frozen.len()),
+            (quorums, state.quorums.tree.len()),
+            (stages, state.anchors.tree.len()),
         ];
         Some(lens.iter().map(|(root, len)| root.len.saturating_sub(*len)).fold(0, u64::saturating_add))
     }
@@ -293,7 +330,9 @@ impl Base {
             anchors: part(9, anchors)?,
         };
         let (candidates, frozen) = state.validators.roots();
-        Ok(Self { accounts: state.accounts.root(), nodes: state.nodes.root(), candidates, frozen, state })
+        let (quorums, stages) = (state.quorums.root(), state.anchors.root());
+        let (accounts, nodes) = (state.accounts.root(), state.nodes.root());
+        Ok(Self { accounts, nodes, candidates, frozen, quorums, stages, state })
     }
 }
 

@@ -10,8 +10,10 @@
     reason = "tests say at once what they did not expect"
 )]
 
+mod anchors;
 mod nodes;
 mod proofs;
+mod quorums;
 mod random;
 mod rules;
 mod validators;

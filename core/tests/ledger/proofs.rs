@@ -4,8 +4,9 @@ use neuroshard_core::ledger::Ledger;
 use neuroshard_core::ledger::light::{Advance, LightClient, LightError, NextSeats};
 use neuroshard_core::ledger::sync::{Assembly, CHUNK_BYTES_MAX, Chunk, ChunkError, Stretch};
 use neuroshard_core::proto::chain::{Action, CertificateError, Seats, StatePlace};
-use neuroshard_core::proto::{Hash, codec};
+use neuroshard_core::proto::{Hash, LayerBlobs, LayerIndex, LayerRange, Position, Step, Tier, codec};
 
+use crate::quorums::form;
 use crate::world::{NEURO, World, amount, finalization, genesis, node, owner, params};
 
 const RICH: [(&str, u64); 3] = [("alice", 5000 * NEURO), ("bob", 5000 * NEURO), ("carol", 5000 * NEURO)];
@@ -153,6 +154,14 @@ fn large() -> World {
         world.does(name, registration);
     }
     world.epochs(1);
+    let held = LayerRange { start: 0, end: 5 };
+    let describe = Action::DescribeNode { memory_bytes: 1, storage_bytes: 1, tier: Tier::T1, held };
+    world.block(&[world.message("alice's node", describe)]);
+    let quorum = form(&mut world, &[("alice's node", 5)], &[]);
+    let blobs = LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() };
+    let (position, first, stages) = (Position::default(), LayerIndex(0), vec![blobs; 5].try_into().unwrap());
+    let post = Action::PostStages { quorum, step: Step(7), position, first, stages };
+    world.block(&[world.message("alice's node", post)]);
     world
 }
 
@@ -178,6 +187,12 @@ fn a_newcomer_puts_the_state_together_from_chunks_of_several_peers() {
     assert_eq!(assembly.missing(), Some(0));
     let ledger = assembly.finish().unwrap();
     assert_eq!((ledger.root(), ledger.head()), (world.ledger.root(), world.ledger.head()));
+    let quorums: Vec<_> = ledger.active_quorums().collect();
+    assert_eq!(quorums, world.ledger.active_quorums().collect::<Vec<_>>());
+    assert_eq!((quorums.len(), ledger.anchor().map(|anchor| anchor.step)), (1, Some(Step(7))));
+    assert!(
+        ledger.anchored(LayerRange { start: 0, end: 5 }).eq(world.ledger.anchored(LayerRange { start: 0, end: 5 }))
+    );
     // It goes on as the others do.
     let mut other = World { ledger, ..large() };
     let mut world = world;

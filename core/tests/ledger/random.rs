@@ -6,12 +6,16 @@
 //! NEUROSHARD_OPERATIONS=1000000 cargo test --release -p neuroshard-core --test ledger random
 //! ```
 
-use neuroshard_core::ledger::Ledger;
+use std::collections::BTreeSet;
+
 use neuroshard_core::ledger::sync::Assembly;
+use neuroshard_core::ledger::{BlockError, Ledger};
 use neuroshard_core::proto::chain::{
     Action, Author, Evidence, PublicKey, SignedTransaction, Statement, Transaction, consent_digest, random_commitment,
 };
-use neuroshard_core::proto::{Hash, LayerRange, Params, Signature, Stream, Tier};
+use neuroshard_core::proto::{
+    Hash, LayerBlobs, LayerIndex, LayerRange, Member, Params, Plan, Position, Signature, Step, Stream, Terms, Tier,
+};
 
 use crate::world::{NEURO, World, amount, genesis, node, owner, params, sign, vote};
 
@@ -33,6 +37,8 @@ fn brief() -> Params {
     let mut params = params();
     params.epoch_ms = 20_000;
     params.money.unbonding_ms = 90_000;
+    params.phases.iter_mut().for_each(|row| row.session_s = 9);
+    (params.quorums.active_max, params.quorums.lifetime_ms) = (3, 25_000);
     params.nodes.puzzle_bits = 0;
     params.nodes.activity_epochs = 5;
     (params.validators.voters_max, params.validators.seats, params.validators.seats_quorum) = (4, 16, 12);
@@ -73,11 +79,55 @@ fn account_action(world: &World, stream: &mut Stream, own: &str) -> Action {
     }
 }
 
+/// Terms by which this node and perhaps others train, mostly signed by all.
+fn formation(world: &World, stream: &mut Stream, number: u64) -> Action {
+    let known =
+        |number: &u64| world.ledger.node(&node(&node_name(*number))).is_some_and(|one| one.description.is_some());
+    let others = (0..stream.below(3)).map(|_| stream.below(NODES)).filter(known).collect::<Vec<_>>();
+    let mut members = vec![number];
+    others.into_iter().filter(|other| *other != number).for_each(|other| members.push(other));
+    members.truncate(2);
+    let ends = if members.len() == 1 { vec![5] } else { vec![1 + stream.below(4) as u32, 5] };
+    let starts = [0].into_iter().chain(ends.clone());
+    let stages = starts.zip(&ends).map(|(start, end)| LayerRange { start, end: *end });
+    let parts = members.iter().zip(stages).map(|(number, stages)| Member { node: node(&node_name(*number)), stages });
+    let plan = Plan { members: parts.collect::<Vec<_>>().try_into().unwrap(), snapshot_steps: 1 };
+    let taken = members.iter().filter_map(|number| world.ledger.quorum_of(&node(&node_name(*number))));
+    let ends = if stream.below(4) == 0 { Vec::new() } else { taken.map(|(id, _)| id).collect::<Vec<_>>() };
+    let valid_until = world.ledger.head().time.after_ms(stream.below(20_000));
+    let terms = Terms { plan, batches: 1 + stream.below(3) as u32, ends: ends.try_into().unwrap(), valid_until };
+    let digest = terms.digest(world.ledger.network());
+    let signers = members.iter().filter(|_| stream.below(16) > 0);
+    let acceptances = signers.map(|number| sign(&node_name(*number), &digest)).collect::<Vec<_>>();
+    Action::FormQuorum { terms, acceptances: acceptances.try_into().unwrap() }
+}
+
+/// What a node may do in its quorum, if it has one.
+fn member_action(world: &World, stream: &mut Stream, number: u64) -> Action {
+    let name = node(&node_name(number));
+    let Some((quorum, found)) = world.ledger.quorum_of(&name) else { return formation(world, stream, number) };
+    match stream.below(6) {
+        0 => Action::EndQuorum { quorum },
+        1 => formation(world, stream, number),
+        _ => {
+            let own = found.plan.members.iter().find(|member| member.node == name).unwrap().stages;
+            let first = own.start + u32::from(stream.below(8) == 0);
+            let step = world.ledger.anchor().map_or(0, |anchor| anchor.step.0) + stream.below(3);
+            let blobs = LayerBlobs { root: Hash::default(), weights: Hash::default(), moments: Hash::default() };
+            let stages = vec![blobs; (own.end - own.start) as usize].try_into().unwrap();
+            let (first, step, position) = (LayerIndex(first), Step(step), Position::default());
+            Action::PostStages { quorum, step, position, first, stages }
+        }
+    }
+}
+
 fn node_action(world: &World, stream: &mut Stream, number: u64) -> Action {
     let (network, epoch, name) = (world.ledger.network(), world.ledger.epoch(), node_name(number));
-    match stream.below(10) {
+    match stream.below(18) {
+        10..18 => member_action(world, stream, number),
         0 => {
-            let held = LayerRange { start: stream.below(4) as u32, end: stream.below(7) as u32 };
+            let (start, end) = (stream.below(4) as u32, stream.below(7) as u32);
+            let held = if stream.below(3) == 0 { LayerRange { start, end } } else { LayerRange { start: 0, end: 5 } };
             Action::DescribeNode { memory_bytes: stream.next_u64(), storage_bytes: 0, tier: Tier::T3, held }
         }
         1..5 => Action::Attest { subject: node(&node_name(stream.below(NODES))) },
@@ -130,16 +180,41 @@ fn history(seed: u64, operations: u64) -> (World, u64) {
             (0..NODES).map(node_name).filter(|name| world.ledger.seats().weight(&node(name)) > 0).collect();
         let wait = [1, 1, 400, 3000, 10_000, 3_600_000][stream.below(6) as usize];
         let time = world.ledger.head().time.after_ms(wait);
-        let time = if wishes.iter().all(|wish| world.ledger.admits(wish).is_err()) {
-            time.max(world.ledger.next_due())
-        } else {
-            time
+        let refused = match world.try_block(time, &wishes) {
+            Err(BlockError::Empty { due }) => world.try_block(due, &wishes),
+            other => other,
         };
-        let refused = world.try_block(time, &wishes).expect("a block").len() as u64;
+        let refused = refused.expect("a block").len() as u64;
+        check_quorums(&world.ledger);
         applied += wishes.len() as u64 - refused;
         world.blocks.drain(..world.blocks.len().saturating_sub(1));
     }
     (world, applied)
+}
+
+/// A node is in at most one active quorum and an active quorum is complete (PROTOCOL §14); nodes and quorums agree on who is
+/// taken by which, and an anchor has all of its stages.
+fn check_quorums(ledger: &Ledger) {
+    let (mut members, mut taken) = (BTreeSet::new(), 0);
+    for (id, quorum) in ledger.active_quorums() {
+        quorum.plan.check_stages(LayerRange { start: 0, end: 5 }).expect("a complete quorum");
+        assert!(quorum.began_ms <= ledger.protocol_ms() && quorum.first_ms <= quorum.began_ms);
+        assert!(quorum.ends_ms <= quorum.first_ms + ledger.params().quorums.lifetime_ms);
+        for member in &quorum.plan.members {
+            assert!(members.insert(member.node), "{} is taken twice", member.node);
+            assert_eq!(ledger.quorum_of(&member.node), Some((id, quorum)));
+        }
+    }
+    for number in 0..NODES {
+        let name = node(&node_name(number));
+        taken += usize::from(ledger.quorum_of(&name).is_some());
+        let last = ledger.node(&name).and_then(|known| known.quorum);
+        assert!(last.is_none_or(|id| ledger.quorum(&id).is_some_and(|quorum| quorum.plan.place(&name).is_some())));
+    }
+    assert_eq!(taken, members.len());
+    assert!(ledger.active_quorums().count() <= 3);
+    let stages = ledger.anchored(LayerRange { start: 0, end: 5 });
+    assert_eq!(stages.count(), if ledger.anchor().is_some() { 5 } else { 0 });
 }
 
 fn wanted_operations() -> u64 {
@@ -149,7 +224,7 @@ fn wanted_operations() -> u64 {
 #[test]
 fn money_is_conserved_whatever_is_wished() {
     let (total, seeds) = (wanted_operations(), 4);
-    let mut applied = 0;
+    let (mut applied, mut steps) = (0, 0);
     for seed in 0..seeds {
         let (world, some) = history(seed, total / seeds);
         applied += some;
@@ -162,12 +237,14 @@ fn money_is_conserved_whatever_is_wished() {
         let founder = world.ledger.account(&owner("founder")).unwrap();
         assert_eq!(founder.balance.units() + founder.bonds().units(), 0);
         assert_eq!(held.sum::<u64>(), minted.units() - burned.units(), "seed {seed}");
+        steps += world.ledger.anchor().map_or(0, |anchor| anchor.step.0);
         // Whoever takes the state over has the same one.
         let header = world.blocks.last().unwrap().0.header;
         let mut assembly = Assembly::new(header);
         world.ledger.chunks().for_each(|chunk| assembly.accept(&chunk).unwrap());
         assert_eq!(assembly.finish().unwrap().root(), world.ledger.root());
     }
+    assert!(steps > 20, "quorums trained up to {steps} only");
     assert!(applied > total / 8, "{applied} of {total} applied: too few to show anything");
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn finalization(network: NetworkId, height: u64, block: Hash, signers
 }
 
 /// A chain that grows.
+#[derive(Clone)]
 pub(crate) struct World {
     pub(crate) ledger: Ledger,
     /// The nodes that propose and finalize, by name; the first proposes.

@@ -505,7 +505,7 @@ impl World {
     /// The members of the quorum that trains, as a node sees it, in their order.
     pub(crate) fn members(&self, place: usize) -> Vec<usize> {
         let core = self.nodes[place].core.as_ref().expect("a node that lives");
-        let members = core.ledger().quorums().flat_map(|(_, quorum)| quorum.plan.members.iter());
+        let members = core.ledger().active_quorums().flat_map(|(_, quorum)| quorum.plan.members.iter());
         members.filter_map(|member| (0..self.nodes.len()).find(|place| name(*place) == member.node)).collect()
     }
 

@@ -102,6 +102,8 @@ pub enum StatePlace {
     Nodes(Hash),
     Candidates(Hash),
     Frozen(Hash),
+    Quorums(Hash),
+    Stages(Hash),
 }
 
 /// A node asks for a piece of the state after a block.

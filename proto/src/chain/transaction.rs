@@ -17,11 +17,12 @@ use crate::codec::{self, Canonical};
 use crate::envelope::{Signature, WIRE_VERSION, signing_bytes, verify};
 use crate::hash::{Domain, Hash, Hasher};
 use crate::hex;
-use crate::ids::{NetworkId, NodeId, OwnerId, QuorumId};
+use crate::ids::{LayerIndex, NetworkId, NodeId, OwnerId, QuorumId, Step};
+use crate::job::LayerBlobs;
 use crate::message::Kind;
 use crate::model::LayerRange;
 use crate::params::Tier;
-use crate::quorum::{MEMBERS_MAX, PostedStages, Terms};
+use crate::quorum::{MEMBERS_MAX, POSTED_MAX, Position, Terms};
 
 /// An ed25519 public key that signs for an account.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Schema)]
@@ -68,7 +69,7 @@ pub struct Transaction {
 }
 
 impl Canonical for Transaction {
-    const BYTES_MAX: u32 = 16 << 10;
+    const BYTES_MAX: u32 = 4096;
 }
 
 impl Transaction {
@@ -135,13 +136,20 @@ pub enum Action {
     /// From the next epoch on, this node of the account's votes with the account's bond (PROTOCOL §11). An account's first
     /// node is nominated with its registration.
     Nominate { node: NodeId },
-    /// Nodes become a quorum (PROTOCOL §4). The acceptances are the members' signatures over
-    /// [`Terms::acceptance_digest`], in their order.
-    FormQuorum { terms: Box<Terms>, acceptances: List<Signature, MEMBERS_MAX> },
-    /// A member ends its quorum.
+    /// A member publishes what all members of a quorum agreed on (PROTOCOL §4). `acceptances` are their signatures over
+    /// [`Terms::digest`], in the order of the members.
+    FormQuorum { terms: Terms, acceptances: List<Signature, MEMBERS_MAX> },
+    /// A member ends its quorum before its session is over.
     EndQuorum { quorum: QuorumId },
-    /// A member of a quorum has persisted its stages, and gives them to whoever takes them up.
-    PostStages { quorum: QuorumId, posted: Box<PostedStages> },
+    /// A member of an active quorum tells where the states of some of its stages lie, from stage `first` on, so that others
+    /// can take them up.
+    PostStages {
+        quorum: QuorumId,
+        step: Step,
+        position: Position,
+        first: LayerIndex,
+        stages: List<LayerBlobs, POSTED_MAX>,
+    },
 }
 
 /// What a node signs to become an account's.
@@ -168,4 +176,39 @@ pub fn puzzle_bits(network: NetworkId, node: NodeId, nonce: u64) -> u32 {
 pub fn random_commitment(node: NodeId, epoch: u64, value: &Hash) -> Hash {
     let mut hasher = Hasher::new(Domain::Random);
     hasher.update(node.as_bytes()).update(&epoch.to_le_bytes()).update(value.as_bytes()).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::ids::BatchId;
+    use crate::quorum::{BATCHES_MAX, Member, Plan};
+    use crate::time::Time;
+
+    #[test]
+    fn the_largest_wishes_of_quorums_fit() {
+        let (hash, node) = (Hash::from_bytes([255; 32]), NodeId::from_bytes([255; 32]));
+        let member = Member { node, stages: LayerRange { start: u32::MAX, end: u32::MAX } };
+        let plan = Plan { members: vec![member; 16].try_into().unwrap(), snapshot_steps: u32::MAX };
+        let ends = vec![QuorumId(hash); 16].try_into().unwrap();
+        let terms = Terms { plan, batches: BATCHES_MAX, ends, valid_until: Time::from_ms(u64::MAX) };
+        let acceptances = vec![Signature([255; 64]); 16].try_into().unwrap();
+        let blobs = LayerBlobs { root: hash, weights: hash, moments: hash };
+        let post = Action::PostStages {
+            quorum: QuorumId(hash),
+            step: Step(u64::MAX),
+            position: Position { batch: BatchId(u64::MAX), tokens: u64::MAX, voids: u64::MAX },
+            first: LayerIndex(u32::MAX),
+            stages: vec![blobs; 32].try_into().unwrap(),
+        };
+        assert!(codec::encode(&terms).len() > 1000);
+        for action in [Action::FormQuorum { terms, acceptances }, post] {
+            let wish = Transaction { author: Author::Node { node, epoch: u64::MAX }, action };
+            let bytes = codec::encode(&wish);
+            assert!((2000..4096).contains(&bytes.len()), "{}", bytes.len());
+            assert_eq!(codec::decode::<Transaction>(&bytes), Ok(wish));
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use neuroshard_core::proto::codec;
 use neuroshard_core::{Command, Event, Input, JobKind, JournalFact, Output, PeerFault, Record};
-use neuroshard_proto::chain::{StatePiece, StateWanted};
+use neuroshard_proto::chain::{Action, StatePiece, StateWanted};
 use neuroshard_proto::{
     BatchOutcome, Commitment, Envelope, Fault, FormingMessage, FormingWord, Job, Kind, Message, Passed, Returned,
     Snapshot, Time, Turned,
@@ -38,7 +38,7 @@ impl fmt::Display for InputLine<'_> {
             Input::Command(Command::Stop) => f.write_str(" stop"),
             Input::Command(Command::Submit(signed)) => {
                 let transaction = &signed.transaction;
-                write!(f, " submit a transaction of {:.8}: {:?}", transaction.signer(), transaction.action)
+                write!(f, " submit a transaction of {:.8}: {}", transaction.signer(), Wish(&transaction.action))
             }
         }
     }
@@ -50,7 +50,7 @@ fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
             write!(f, " heartbeat of {:.8} at {}, step {}", heartbeat.node, heartbeat.time, heartbeat.step)
         }
         Message::Transaction(transaction) => {
-            write!(f, " transaction of {:.8}: {:?}", message.signer(), transaction.action)
+            write!(f, " transaction of {:.8}: {}", message.signer(), Wish(&transaction.action))
         }
         Message::Vote(vote) => write!(f, " vote of {:.8}: {:?}", vote.validator, vote.statement),
         Message::Proposal(proposal) => {
@@ -83,6 +83,29 @@ fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
         }
         Message::Forming(said) => write_forming(f, said),
         Message::Quorum(said) => write!(f, " {:.8} in term {}: {:?}", said.node, said.term, said.word),
+    }
+}
+
+/// What a transaction wishes; lists of what only hashes and signatures tell are left out.
+struct Wish<'a>(&'a Action);
+
+impl fmt::Display for Wish<'_> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are short as they are")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Action::FormQuorum { terms, .. } => {
+                write!(f, "forms a quorum, {} batches a step, until {}:", terms.batches, terms.valid_until)?;
+                let mut members = terms.plan.members.iter();
+                members.try_for_each(|member| write!(f, " {:.8} runs {}", member.node, member.stages))?;
+                terms.ends.iter().try_for_each(|ended| write!(f, ", ends {ended:.8}"))
+            }
+            Action::EndQuorum { quorum } => write!(f, "ends quorum {quorum:.8}"),
+            Action::PostStages { quorum, step, position, first, stages } => {
+                write!(f, "posts {} stages from {first} on at step {step}", stages.len())?;
+                write!(f, ", batch {}, of quorum {quorum:.8}", position.batch)
+            }
+            other => write!(f, "{other:?}"),
+        }
     }
 }
 

@@ -193,10 +193,9 @@ fn root(step: Step) -> Hash {
 
 fn snapshot(step: Step, stages: usize) -> Snapshot {
     let blob = |layer: usize, what: &[u8]| Hash::of_blob(&[&step.0.to_le_bytes(), &[layer as u8][..], what].concat());
-    let layers = (0..stages).map(|layer| LayerBlobs {
-        root: blob(layer, b"r"),
-        weights: blob(layer, b"w"),
-        moments: blob(layer, b"m"),
+    let layers = (0..stages).map(|layer| {
+        let (root, weights, moments) = (blob(layer, b"r"), blob(layer, b"w"), blob(layer, b"m"));
+        LayerBlobs { root, weights, moments }
     });
     let layers = layers.collect::<Vec<_>>().try_into().unwrap_or_default();
     Snapshot { step, root: root(step), layers, bytes: 1 << 20 }

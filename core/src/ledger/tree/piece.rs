@@ -22,14 +22,14 @@ pub struct Piece<K, V> {
 pub const PIECE_ENTRIES_MAX: u32 = 512;
 
 impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
-    /// Cuts the sealed tree into as few pieces as go without cutting below a branch of few entries: in the order of paths,
-    /// and the same on every node.
-    pub fn pieces(&self) -> impl Iterator<Item = Piece<K, V>> {
+    /// Cuts the sealed tree into as few pieces as go without cutting below a branch of at most so many entries: in the order
+    /// of paths, and the same on every node.
+    pub fn pieces(&self, most: u32) -> impl Iterator<Item = Piece<K, V>> {
         let mut open = Vec::from([(&self.top, Hash::default(), Vec::new())]);
         core::iter::from_fn(move || {
             while let Some((link, prefix, siblings)) = open.pop() {
                 match link {
-                    Link::Branch(branch) if branch.len > u64::from(PIECE_ENTRIES_MAX) => {
+                    Link::Branch(branch) if branch.len > u64::from(most) => {
                         let depth = u32::try_from(siblings.len()).unwrap_or(u32::MAX);
                         for side in [1, 0] {
                             let (child, other) = sides(&branch.children, side);
@@ -47,11 +47,11 @@ impl<K: Clone + Serialize, V: Clone + Serialize> Tree<K, V> {
     }
 
     /// The piece of the sealed tree in which a path lies. One without entries says that nothing hangs there.
-    pub fn piece_at(&self, path: &Hash) -> Piece<K, V> {
+    pub fn piece_at(&self, path: &Hash, most: u32) -> Piece<K, V> {
         let (mut link, mut prefix, mut siblings) = (&self.top, Hash::default(), Vec::new());
         for depth in 0..PROOF_SIBLINGS_MAX {
             let Link::Branch(branch) = link else { break };
-            if branch.len <= u64::from(PIECE_ENTRIES_MAX) {
+            if branch.len <= u64::from(most) {
                 break;
             }
             let side = bit(path, depth);
@@ -159,7 +159,7 @@ mod tests {
             let tree = leaning(entries);
             let (mut at, mut met, mut empty) = (Some(Hash::default()), 0, 0);
             while let Some(place) = at {
-                let piece = tree.piece_at(&place);
+                let piece = tree.piece_at(&place, PIECE_ENTRIES_MAX);
                 assert!(piece.covers(&place) && piece.end().is_none_or(|end| end > place));
                 let entries = piece.check(&tree.root()).expect("a true piece");
                 met += entries.len();
@@ -175,7 +175,7 @@ mod tests {
     fn an_empty_piece_proves_nothing_where_something_hangs() {
         let tree = leaning(600);
         let somewhere = path(tree.nth(0).expect("an entry").0);
-        let honest = tree.piece_at(&somewhere);
+        let honest = tree.piece_at(&somewhere, PIECE_ENTRIES_MAX);
         let bare = Piece::<u32, u64> { entries: List::new(), ..honest };
         assert_eq!(bare.check(&tree.root()), Err(Disproved));
     }

@@ -104,6 +104,7 @@ fn ledger_numbers(params: &Params) -> Vec<(&'static str, Vec<(String, String)>)>
         ("money, in units of 10^-9 NEURO; ratios in parts per million", numbers(serde_json::to_value(params.money))),
         ("nodes", numbers(serde_json::to_value(params.nodes))),
         ("validators", numbers(serde_json::to_value(params.validators))),
+        ("quorums", numbers(serde_json::to_value(params.quorums))),
     ]
 }
 

@@ -209,13 +209,15 @@ fn action_text(action: &Action, owner: &OwnerId) -> String {
         Action::RegisterNode { node, .. } => format!("registered node {node:.16}"),
         Action::RevokeNode { node } => format!("revoked node {node:.16}"),
         Action::Nominate { node } => format!("votes through node {node:.16}"),
+        Action::FormQuorum { terms, .. } => format!("forms a quorum of {}", terms.plan.members.len()),
+        Action::EndQuorum { quorum } => format!("ends quorum {quorum:.16}"),
+        Action::PostStages { step, first, stages, .. } => {
+            format!("posts {} stages from {first} on, at step {step}", stages.len())
+        }
         Action::DescribeNode { .. }
         | Action::Attest { .. }
         | Action::CommitRandom { .. }
         | Action::RevealRandom { .. }
-        | Action::ReportEquivocation { .. }
-        | Action::FormQuorum { .. }
-        | Action::EndQuorum { .. }
-        | Action::PostStages { .. } => "a node's message".to_owned(),
+        | Action::ReportEquivocation { .. } => "a node's message".to_owned(),
     }
 }

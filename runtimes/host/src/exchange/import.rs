@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use neuroshard_proto::{
-    DType, Hash, LayerBlobs, LayerIndex, ModelSpec, Preset, Snapshot, Step, TensorKind, TensorSpec, TrainSpec, tile,
+    DType, LayerBlobs, LayerIndex, ModelSpec, Preset, Snapshot, Step, TensorKind, TensorSpec, TrainSpec, tile,
 };
 use neuroshard_shaders::canon::{exceeds, z};
 use neuroshard_shaders::layout::LayerLayout;
@@ -97,7 +97,8 @@ impl Checkpoint {
         for layer in model.all_layers().iter() {
             let layout = LayerLayout::new(&model, layer);
             let bits: Vec<u32> = self.stage(layer)?.into_iter().map(f32::to_bits).collect();
-            let (zeros, mut commitments) = (vec![0; layout.elements], Vec::new());
+            let zeros = vec![0; layout.elements];
+            let mut commitments = Vec::new();
             for part in [&bits, &zeros, &zeros] {
                 commitments.extend(layout.tensors.iter().map(|placed| {
                     let shape = tile::Shape { rows: placed.spec.rows, cols: placed.spec.cols };
@@ -109,10 +110,8 @@ impl Checkpoint {
             let root = tile::stage_state(&commitments);
             layers.push(LayerBlobs { root, weights: store.put(&weights)?, moments: store.put(&moments)? });
         }
-        let roots: Vec<Hash> = layers.iter().map(|layer| layer.root).collect();
-        let root = tile::model_state(Step(0), &roots);
         let layers = layers.try_into().expect("a model that was checked has few enough stages");
-        Ok(Snapshot { step: Step(0), root, layers, bytes: model.state_bytes() })
+        Ok(Snapshot::of_stages(Step(0), layers, model.state_bytes()))
     }
 
     /// Every tensor of the model is there once with the right shape and a type that can be read, and nothing else is.
