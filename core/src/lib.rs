@@ -119,6 +119,7 @@ mod agent;
 pub mod agreement;
 mod chain;
 mod config;
+mod count;
 mod cx;
 mod io;
 mod journal;

@@ -11,6 +11,8 @@ use alloc::vec::Vec;
 use neuroshard_proto::{BatchId, F32, Hash, Micro, RequestId};
 use serde::Serialize;
 
+use crate::count::narrow;
+
 /// Jobs given to the executor ahead of its answers: while it works on one it has the next.
 const JOBS_AHEAD: usize = 2;
 
@@ -80,8 +82,8 @@ impl Stand {
 
     /// Sequences that are held at most: what comes back of the first one passes every later member twice, and once more so
     /// that nobody waits for a message.
-    const fn window(self) -> u32 {
-        let after = self.members.saturating_sub(self.place) as u32;
+    fn window(self) -> u32 {
+        let after = narrow(self.members.saturating_sub(self.place));
         after.saturating_mul(2)
     }
 }

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::partition::{Crew, Skill, Task};
 use super::quorum::Assignment;
+use crate::count::wide;
 use crate::cx::{Cx, Local};
 use crate::io::{Event, TimerKind};
 use crate::ledger::{Ledger, Quorum};
@@ -150,7 +151,7 @@ impl Forming {
             // Whoever stands first of those who are left looks first.
             let left = quorum.plan.members.iter().map(|member| member.node).filter(|node| !self.silent.contains(node));
             let turn = left.take_while(|node| *node != cx.config.node).count();
-            self.look_at = cx.now.after_ms(TURN_MS.saturating_mul(turn as u64));
+            self.look_at = cx.now.after_ms(TURN_MS.saturating_mul(wide(turn)));
         }
         self.arm(cx, ledger);
     }
@@ -197,7 +198,7 @@ impl Forming {
         if !self.silent.is_empty() {
             return Some(Reason::Silent);
         }
-        let place = quorum.plan.place(&cx.config.node).unwrap_or_default() as u64;
+        let place = wide(quorum.plan.place(&cx.config.node).unwrap_or_default());
         let session = quorum.ends_ms.saturating_sub(quorum.began_ms);
         // Each member waits a little longer than the one before it.
         let patience = place.saturating_mul(session.checked_div(50).unwrap_or_default());
@@ -236,7 +237,7 @@ impl Forming {
             }
             State::Asking { since, .. } if cx.now >= since.after_ms(ASK_MS) => self.propose(cx, ledger),
             State::Proposing(proposal) if cx.now >= proposal.since.after_ms(PROPOSE_MS) => {
-                self.propose_again(cx, ledger)
+                self.propose_again(cx, ledger);
             }
             State::Publishing { since, .. } if cx.now >= since.after_ms(PUBLISH_MS) => self.rest(cx),
             State::Asking { .. } | State::Proposing(_) | State::Publishing { .. } => {}

@@ -16,6 +16,7 @@ use super::flow::{Task, Way};
 use super::quorum::{Assignment, Quorum, Turn};
 use super::solo::{Phase, Solo, snapshots_kept, token_weight};
 use crate::config::Config;
+use crate::count;
 use crate::cx::{Cx, Local};
 use crate::io::{FetchFault, Output};
 use crate::journal::Progress;
@@ -139,7 +140,7 @@ impl Solo {
         }
         let Progress { batch, tokens, voids, .. } = state.progress;
         let (quorum, position) = (quorum.id(), Position { batch, tokens, voids });
-        let part = POSTED_MAX as usize;
+        let part = count::place(POSTED_MAX);
         for (first, stages) in range.iter().step_by(part).zip(state.snapshot.layers.chunks(part)) {
             let Ok(stages) = List::try_from(stages.to_vec()) else { continue };
             let action = Action::PostStages { quorum, step, position, first, stages };

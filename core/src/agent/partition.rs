@@ -8,8 +8,10 @@ use alloc::vec::Vec;
 use neuroshard_proto::{LayerRange, Member, ModelSpec, NodeId, Tier};
 use serde::Serialize;
 
+use crate::count::{narrow, place, wide};
+
 /// Most members of a quorum.
-const MEMBERS_MAX: usize = neuroshard_proto::MEMBERS_MAX as usize;
+const MEMBERS_MAX: usize = 16;
 /// A backward pass takes twice as long as a forward pass.
 const PASSES: u64 = 3;
 
@@ -94,7 +96,7 @@ impl Task<'_> {
             }
             let news = |skill: &Skill| {
                 let held = skill.held.start..skill.held.end;
-                missing.iter().filter(|stage| held.contains(stage)).count() as u64
+                wide(missing.iter().filter(|stage| held.contains(stage)).count())
             };
             // a / (1 + x / 100) against b / (1 + y / 100), without fractions.
             let next = self.more(&chosen, others).max_by(|a, b| {
@@ -123,7 +125,7 @@ impl Task<'_> {
         let mut order = chosen.to_vec();
         order.sort_by_key(|skill| (skill.held.start, skill.node != first, skill.held.end, skill.node));
         let all = self.model.all_layers();
-        let stages = (all.end.saturating_sub(all.start)) as usize;
+        let stages = place(all.end.saturating_sub(all.start));
         // best[i][s]: the slowest of the first i members when they run the first s stages, and where the last of them begins.
         let mut best: Vec<Vec<Option<(u64, usize)>>> =
             vec![vec![None; stages.saturating_add(1)]; order.len().saturating_add(1)];
@@ -133,8 +135,8 @@ impl Task<'_> {
                 let begin = |begin: usize| {
                     let (slowest, _) = (*best.get(place)?.get(begin)?)?;
                     let range = LayerRange {
-                        start: all.start.saturating_add(begin as u32),
-                        end: all.start.saturating_add(end as u32),
+                        start: all.start.saturating_add(narrow(begin)),
+                        end: all.start.saturating_add(narrow(end)),
                     };
                     let holds = skill.held.start <= range.start && range.end <= skill.held.end;
                     holds.then(|| (slowest.max(self.stages_us(skill, range)), begin))
@@ -149,7 +151,7 @@ impl Task<'_> {
         let (mut members, mut end) = (Vec::new(), stages);
         for (place, skill) in order.iter().enumerate().rev() {
             let (_, begin) = (*best.get(place.saturating_add(1))?.get(end)?)?;
-            let (start, stop) = (all.start.saturating_add(begin as u32), all.start.saturating_add(end as u32));
+            let (start, stop) = (all.start.saturating_add(narrow(begin)), all.start.saturating_add(narrow(end)));
             members.push(Member { node: skill.node, stages: LayerRange { start, end: stop } });
             end = begin;
         }
@@ -160,7 +162,7 @@ impl Task<'_> {
 
     /// A pipeline fills and empties once a batch, and what passes travels between its members both ways.
     fn estimate(&self, members: usize, slowest: u64, apart_ms: u64) -> u64 {
-        let rounds = u64::from(self.sequences).saturating_add(members as u64).saturating_sub(1);
+        let rounds = u64::from(self.sequences).saturating_add(wide(members)).saturating_sub(1);
         let apart = if members > 1 { apart_ms.saturating_mul(1000) } else { 0 };
         slowest.saturating_mul(PASSES).saturating_mul(rounds).saturating_add(apart)
     }

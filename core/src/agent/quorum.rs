@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::flow::{Flow, Share, Stand, Way};
 use crate::config::Config;
+use crate::count;
 use crate::cx::{Cx, Local};
 use crate::io::{Event, FetchFault, Output, PeerFault, TimerKind};
 use crate::journal::COPIES_MAX;
@@ -135,7 +136,7 @@ impl Quorum {
             let place = self.stand.place.saturating_add(members).saturating_sub(back).checked_rem(members)?;
             self.plan.members.get(place).map(|member| member.stages).filter(|_| back < members)
         };
-        (1..=COPIES_MAX as usize).filter_map(before)
+        (1..=count::place(COPIES_MAX)).filter_map(before)
     }
 
     /// Goes on as it is under another name: the same members agreed to the same plan once more. False if it is another plan.
@@ -239,7 +240,7 @@ impl Quorum {
     }
 
     fn report(&self, cx: &mut Cx<'_>, steps: &[Step]) {
-        let newest = steps.len().saturating_sub(List::<Step, { neuroshard_proto::REPORTED_MAX }>::MAX as usize);
+        let newest = steps.len().saturating_sub(count::place(neuroshard_proto::REPORTED_MAX));
         let steps = List::try_from(steps.get(newest..).unwrap_or_default().to_vec()).unwrap_or_default();
         self.tell(cx, 0, Word::Ready { steps });
     }
@@ -302,7 +303,14 @@ impl Quorum {
                 self.tell(cx, place, Word::Here);
                 Turn::On
             }
-            _ => Turn::On,
+            Word::Ready { .. }
+            | Word::Gather
+            | Word::Go { .. }
+            | Word::Forward { .. }
+            | Word::Backward { .. }
+            | Word::Done { .. }
+            | Word::Void { .. }
+            | Word::Here => Turn::On,
         }
     }
 

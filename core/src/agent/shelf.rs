@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use neuroshard_proto::{Hash, JournalSeq, LayerBlobs, LayerIndex, LayerRange, List, Snapshot, Step, mutant};
 use serde::Serialize;
 
+use crate::count::place;
 use crate::cx::Cx;
 use crate::io::{Event, Output};
 use crate::journal::{COPIES_MAX, JournalFact, Keeper, SavedState};
@@ -79,7 +80,7 @@ impl Shelf {
                 |other: &SavedState| other.range.end <= state.range.start || state.range.end <= other.range.start;
             shelf.copies.retain(apart);
             shelf.copies.push(state);
-            shelf.copies.drain(..shelf.copies.len().saturating_sub(COPIES_MAX as usize));
+            shelf.copies.drain(..shelf.copies.len().saturating_sub(place(COPIES_MAX)));
         });
     }
 

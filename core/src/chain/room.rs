@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use neuroshard_proto::{Domain, Hash, LayerRange, NodeId};
 
 use crate::config::Config;
+use crate::count::place;
 use crate::ledger::{Ledger, Standing};
 
 /// What one holder more is worth to a stage that nobody holds.
@@ -25,7 +26,7 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
     let holders = holders(ledger, all, &node);
     let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
     if let Some(today) = today {
-        let count = |stage: u32| holders.get(stage as usize).copied().unwrap_or_default();
+        let count = |stage: u32| holders.get(place(stage)).copied().unwrap_or_default();
         let missing = (all.start..all.end).any(|stage| count(stage) == 0 && !(today.start..today.end).contains(&stage));
         let spare = (today.start..today.end).all(|stage| count(stage) > 0);
         let moves = lot(ledger, &node, 0).short() & 1 == 0;
@@ -38,7 +39,7 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
         ends.map(|end| LayerRange { start, end }).find(|range| fits(*range))
     };
     let worth = |range: &LayerRange| {
-        let stages = holders.get(range.start as usize..range.end as usize).unwrap_or_default();
+        let stages = holders.get(place(range.start)..place(range.end)).unwrap_or_default();
         let scarcity: u64 = stages.iter().map(|count| SCARCE.checked_div(count.saturating_add(1)).unwrap_or(0)).sum();
         (scarcity, range.end.saturating_sub(range.start), lot(ledger, &node, range.start))
     };
@@ -47,10 +48,10 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
 
 /// How many other nodes hold each stage.
 fn holders(ledger: &Ledger, all: LayerRange, but: &NodeId) -> Vec<u64> {
-    let mut holders = vec![0_u64; all.end as usize];
+    let mut holders = vec![0_u64; place(all.end)];
     let others = ledger.nodes().filter(|(node, known)| *node != but && known.standing == Standing::Good);
     for held in others.filter_map(|(_, known)| known.description).map(|description| description.held) {
-        for count in holders.get_mut(held.start as usize..held.end as usize).unwrap_or_default() {
+        for count in holders.get_mut(place(held.start)..place(held.end)).unwrap_or_default() {
             *count = count.saturating_add(1);
         }
     }

@@ -124,7 +124,7 @@ fn member_action(world: &World, stream: &mut Stream, number: u64) -> Action {
 fn node_action(world: &World, stream: &mut Stream, number: u64) -> Action {
     let (network, epoch, name) = (world.ledger.network(), world.ledger.epoch(), node_name(number));
     match stream.below(18) {
-        10..18 => member_action(world, stream, number),
+        9..17 => member_action(world, stream, number),
         0 => {
             let (start, end) = (stream.below(4) as u32, stream.below(7) as u32);
             let held = if stream.below(3) == 0 { LayerRange { start, end } } else { LayerRange { start: 0, end: 5 } };
