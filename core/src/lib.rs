@@ -141,9 +141,9 @@ pub use node::{Core, RestoreError};
 pub use sampling::Sampler;
 
 /// This crate's types that are stored, recorded, or shown to others; see [`proto::schema`].
-pub fn schema_types() -> [proto::schema::Named; 14] {
+pub fn schema_types() -> [proto::schema::Named; 21] {
     use proto::schema::Named;
-    use proto::{Commitment, Fault, NodeId, OwnerId};
+    use proto::{Commitment, Fault, LayerIndex, NodeId, OwnerId, QuorumId};
     [
         Named::of::<Config>(),
         Named::of::<Input>(),
@@ -151,13 +151,20 @@ pub fn schema_types() -> [proto::schema::Named; 14] {
         Named::of::<Record>(),
         Named::part::<agreement::Ballot>("Ballot"),
         Named::part::<Result<Commitment, Fault>>("Answer"),
+        Named::part::<Result<(), FetchFault>>("Arrival"),
         Named::of::<ledger::sync::Chunk>(),
         Named::part::<ledger::tree::Piece<OwnerId, ledger::Account>>("AccountsPiece"),
         Named::part::<ledger::tree::Piece<NodeId, ledger::Node>>("NodesPiece"),
         Named::part::<ledger::tree::Piece<NodeId, ledger::Candidate>>("CandidatesPiece"),
+        Named::part::<ledger::tree::Piece<QuorumId, ledger::Quorum>>("QuorumsPiece"),
+        Named::part::<ledger::tree::Piece<LayerIndex, ledger::Stage>>("StagesPiece"),
         Named::generic::<ledger::StateProof<OwnerId, ledger::Account>>("AccountProof"),
         Named::generic::<ledger::StateProof<NodeId, ledger::Node>>("NodeProof"),
         Named::part::<ledger::tree::Proof<OwnerId, ledger::Account>>("AccountPath"),
         Named::part::<ledger::tree::Proof<NodeId, ledger::Node>>("NodePath"),
+        Named::generic::<ledger::StateProof<QuorumId, ledger::Quorum>>("QuorumProof"),
+        Named::generic::<ledger::StateProof<LayerIndex, ledger::Stage>>("StageProof"),
+        Named::part::<ledger::tree::Proof<QuorumId, ledger::Quorum>>("QuorumPath"),
+        Named::part::<ledger::tree::Proof<LayerIndex, ledger::Stage>>("StagePath"),
     ]
 }

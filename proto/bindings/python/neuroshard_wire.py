@@ -418,6 +418,25 @@ class FetchFault(enum.IntEnum):
 _FetchFault = _Choice(FetchFault)
 
 
+class Arrival:
+    """One of these."""
+
+    @dataclass(frozen=True)
+    class Ok:
+        pass
+
+    @dataclass(frozen=True)
+    class Err:
+        value: FetchFault
+
+
+_Arrival = _Enum(
+    "Arrival",
+    _Struct(Arrival.Ok),
+    _Struct(Arrival.Err, _FetchFault),
+)
+
+
 Hash = bytes
 _Hash = _Raw(32)
 
@@ -451,6 +470,10 @@ class LayerBlobs:
 
 
 _LayerBlobs = _Struct(LayerBlobs, _Hash, _Hash, _Hash)
+
+
+LayerIndex = int
+_LayerIndex = _Uint(32)
 
 
 @dataclass(frozen=True)
@@ -686,6 +709,16 @@ _Plan = _Struct(Plan, _List(_Member, 16), _Uint(32))
 
 
 @dataclass(frozen=True)
+class Position:
+    batch: BatchId
+    tokens: int
+    voids: int
+
+
+_Position = _Struct(Position, _BatchId, _Uint(64), _Uint(64))
+
+
+@dataclass(frozen=True)
 class Progress:
     batch: BatchId
     tokens: int
@@ -783,27 +816,20 @@ class PhaseRow:
 _PhaseRow = _Struct(PhaseRow, _Uint(64), _Phase, _Uint(32), _Uint(32), _Uint(32), _Ratio, _Uint(32))
 
 
+@dataclass(frozen=True)
+class QuorumParams:
+    active_max: int
+    lifetime_ms: int
+    renewal: Ratio
+    acceptance_ms: int
+    uptime: Ratio
+
+
+_QuorumParams = _Struct(QuorumParams, _Uint(32), _Uint(64), _Ratio, _Uint(64), _Ratio)
+
+
 RequestId = int
 _RequestId = _Uint(64)
-
-
-class Result<T, E>:
-    """One of these."""
-
-    @dataclass(frozen=True)
-    class Ok:
-        pass
-
-    @dataclass(frozen=True)
-    class Err:
-        value: FetchFault
-
-
-_Result<T, E> = _Enum(
-    "Result<T, E>",
-    _Struct(Result<T, E>.Ok),
-    _Struct(Result<T, E>.Err, _FetchFault),
-)
 
 
 @dataclass(frozen=True)
@@ -922,6 +948,14 @@ class StatePlace:
     class Frozen:
         value: Hash
 
+    @dataclass(frozen=True)
+    class Quorums:
+        value: Hash
+
+    @dataclass(frozen=True)
+    class Stages:
+        value: Hash
+
 
 _StatePlace = _Enum(
     "StatePlace",
@@ -931,6 +965,8 @@ _StatePlace = _Enum(
     _Struct(StatePlace.Nodes, _Hash),
     _Struct(StatePlace.Candidates, _Hash),
     _Struct(StatePlace.Frozen, _Hash),
+    _Struct(StatePlace.Quorums, _Hash),
+    _Struct(StatePlace.Stages, _Hash),
 )
 
 
@@ -989,6 +1025,16 @@ Step = int
 _Step = _Uint(64)
 
 
+@dataclass(frozen=True)
+class Anchor:
+    quorum: QuorumId
+    step: Step
+    position: Position
+
+
+_Anchor = _Struct(Anchor, _QuorumId, _Step, _Position)
+
+
 class Fault:
     """One of these."""
 
@@ -1041,6 +1087,16 @@ _Fault = _Enum(
 
 
 @dataclass(frozen=True)
+class Post:
+    anchor: Anchor
+    node: NodeId
+    blobs: LayerBlobs
+
+
+_Post = _Struct(Post, _Anchor, _NodeId, _LayerBlobs)
+
+
+@dataclass(frozen=True)
 class Snapshot:
     step: Step
     root: Hash
@@ -1049,16 +1105,6 @@ class Snapshot:
 
 
 _Snapshot = _Struct(Snapshot, _Step, _Hash, _List(_LayerBlobs, 1025), _Uint(64))
-
-
-@dataclass(frozen=True)
-class Box<T>:
-    stages: LayerRange
-    snapshot: Snapshot
-    progress: Progress
-
-
-_Box<T> = _Struct(Box<T>, _LayerRange, _Snapshot, _Progress)
 
 
 class Job:
@@ -1163,6 +1209,43 @@ class SavedState:
 
 
 _SavedState = _Struct(SavedState, _LayerRange, _Snapshot, _Progress)
+
+
+@dataclass(frozen=True)
+class Stage:
+    posts: Tuple[Post, ...]
+
+
+_Stage = _Struct(Stage, _List(_Post, 3))
+
+
+@dataclass(frozen=True)
+class StagePath:
+    found: Optional[Tuple[LayerIndex, Stage]]
+    siblings: Tuple[Hash, ...]
+
+
+_StagePath = _Struct(StagePath, _Option(_Tuple(_LayerIndex, _Stage)), _List(_Hash, 256))
+
+
+@dataclass(frozen=True)
+class StageProof:
+    entry: StagePath
+    module: bytes
+    digests: Proof
+
+
+_StageProof = _Struct(StageProof, _StagePath, _Blob(128), _Proof)
+
+
+@dataclass(frozen=True)
+class StagesPiece:
+    prefix: Hash
+    siblings: Tuple[Hash, ...]
+    entries: Tuple[Tuple[LayerIndex, Stage], ...]
+
+
+_StagesPiece = _Struct(StagesPiece, _Hash, _List(_Hash, 256), _List(_Tuple(_LayerIndex, _Stage), 512))
 
 
 @dataclass(frozen=True)
@@ -1272,9 +1355,10 @@ class Node:
     successes: Successes
     sent: Tuple[int, int]
     witness: Optional[Tuple[int, NodeId]]
+    quorum: Optional[QuorumId]
 
 
-_Node = _Struct(Node, _OwnerId, _Standing, _Uint(64), _Option(_Description), _Activity, _Successes, _Tuple(_Uint(64), _Uint(32)), _Option(_Tuple(_Uint(64), _NodeId)))
+_Node = _Struct(Node, _OwnerId, _Standing, _Uint(64), _Option(_Description), _Activity, _Successes, _Tuple(_Uint(64), _Uint(32)), _Option(_Tuple(_Uint(64), _NodeId)), _Option(_QuorumId))
 
 
 @dataclass(frozen=True)
@@ -1420,6 +1504,50 @@ _PeerFault = _Enum(
     _Struct(PeerFault.State, _NodeId, _Uint(64)),
     _Struct(PeerFault.OtherQuorum, _NodeId),
 )
+
+
+@dataclass(frozen=True)
+class Quorum:
+    plan: Plan
+    batches: int
+    valid_until: Time
+    first_ms: int
+    began_ms: int
+    ends_ms: int
+    session_ms: int
+    settled: bool
+
+
+_Quorum = _Struct(Quorum, _Plan, _Uint(32), _Time, _Uint(64), _Uint(64), _Uint(64), _Uint(64), _Flag())
+
+
+@dataclass(frozen=True)
+class QuorumPath:
+    found: Optional[Tuple[QuorumId, Quorum]]
+    siblings: Tuple[Hash, ...]
+
+
+_QuorumPath = _Struct(QuorumPath, _Option(_Tuple(_QuorumId, _Quorum)), _List(_Hash, 256))
+
+
+@dataclass(frozen=True)
+class QuorumProof:
+    entry: QuorumPath
+    module: bytes
+    digests: Proof
+
+
+_QuorumProof = _Struct(QuorumProof, _QuorumPath, _Blob(128), _Proof)
+
+
+@dataclass(frozen=True)
+class QuorumsPiece:
+    prefix: Hash
+    siblings: Tuple[Hash, ...]
+    entries: Tuple[Tuple[QuorumId, Quorum], ...]
+
+
+_QuorumsPiece = _Struct(QuorumsPiece, _Hash, _List(_Hash, 256), _List(_Tuple(_QuorumId, _Quorum), 512))
 
 
 class Recovery:
@@ -1636,11 +1764,12 @@ _Steps = _Struct(Steps, _NodeId, _List(_Advance, 16), _Flag())
 @dataclass(frozen=True)
 class Terms:
     plan: Plan
+    batches: int
     ends: Tuple[QuorumId, ...]
     valid_until: Time
 
 
-_Terms = _Struct(Terms, _Plan, _List(_QuorumId, 16), _Time)
+_Terms = _Struct(Terms, _Plan, _Uint(32), _List(_QuorumId, 16), _Time)
 
 
 class FormingWord:
@@ -1861,6 +1990,14 @@ class Chunk:
     class Frozen:
         value: CandidatesPiece
 
+    @dataclass(frozen=True)
+    class Quorums:
+        value: QuorumsPiece
+
+    @dataclass(frozen=True)
+    class Stages:
+        value: StagesPiece
+
 
 _Chunk = _Enum(
     "Chunk",
@@ -1869,6 +2006,8 @@ _Chunk = _Enum(
     _Struct(Chunk.Nodes, _NodesPiece),
     _Struct(Chunk.Candidates, _CandidatesPiece),
     _Struct(Chunk.Frozen, _CandidatesPiece),
+    _Struct(Chunk.Quorums, _QuorumsPiece),
+    _Struct(Chunk.Stages, _StagesPiece),
 )
 
 
@@ -1903,9 +2042,10 @@ class Params:
     money: MoneyParams
     nodes: NodeParams
     validators: ValidatorParams
+    quorums: QuorumParams
 
 
-_Params = _Struct(Params, _Tuple(*[_PhaseRow] * 8), _Tuple(*[_Uint(64)] * 4), _Uint(64), _Uint(32), _Uint(32), _Uint(32), _Ratio, _Uint(64), _Uint(64), _Uint(64), _Uint(64), _Uint(64), _MoneyParams, _NodeParams, _ValidatorParams)
+_Params = _Struct(Params, _Tuple(*[_PhaseRow] * 8), _Tuple(*[_Uint(64)] * 4), _Uint(64), _Uint(32), _Uint(32), _Uint(32), _Ratio, _Uint(64), _Uint(64), _Uint(64), _Uint(64), _Uint(64), _MoneyParams, _NodeParams, _ValidatorParams, _QuorumParams)
 
 
 @dataclass(frozen=True)
@@ -2202,7 +2342,10 @@ class Action:
     @dataclass(frozen=True)
     class PostStages:
         quorum: QuorumId
-        posted: Box<T>
+        step: Step
+        position: Position
+        first: LayerIndex
+        stages: Tuple[LayerBlobs, ...]
 
 
 _Action = _Enum(
@@ -2221,7 +2364,7 @@ _Action = _Enum(
     _Struct(Action.Nominate, _NodeId),
     _Struct(Action.FormQuorum, _Terms, _List(_Raw(64), 16)),
     _Struct(Action.EndQuorum, _QuorumId),
-    _Struct(Action.PostStages, _QuorumId, _Box<T>),
+    _Struct(Action.PostStages, _QuorumId, _Step, _Position, _LayerIndex, _List(_LayerBlobs, 32)),
 )
 
 
@@ -2327,7 +2470,7 @@ class Input:
     @dataclass(frozen=True)
     class Fetched:
         id: RequestId
-        result: Result<T, E>
+        result: Arrival
 
 
 _Input = _Enum(
@@ -2338,7 +2481,7 @@ _Input = _Enum(
     _Struct(Input.Computed, _RequestId, _Answer),
     _Struct(Input.Command, _Command),
     _Struct(Input.Signed, _RequestId, _Raw(64)),
-    _Struct(Input.Fetched, _RequestId, _Result<T, E>),
+    _Struct(Input.Fetched, _RequestId, _Arrival),
 )
 
 
@@ -2512,10 +2655,12 @@ _TYPES = {
     "DropReason": (_DropReason, None),
     "F32": (_F32, None),
     "FetchFault": (_FetchFault, None),
+    "Arrival": (_Arrival, None),
     "Hash": (_Hash, None),
     "JobKind": (_JobKind, None),
     "JournalSeq": (_JournalSeq, None),
     "LayerBlobs": (_LayerBlobs, None),
+    "LayerIndex": (_LayerIndex, None),
     "LayerRange": (_LayerRange, None),
     "Lock": (_Lock, None),
     "Micro": (_Micro, None),
@@ -2535,6 +2680,7 @@ _TYPES = {
     "Founder": (_Founder, None),
     "Phase": (_Phase, None),
     "Plan": (_Plan, 1048576),
+    "Position": (_Position, None),
     "Progress": (_Progress, None),
     "Proof": (_Proof, None),
     "PublicKey": (_PublicKey, None),
@@ -2544,8 +2690,8 @@ _TYPES = {
     "MoneyParams": (_MoneyParams, None),
     "Operator": (_Operator, None),
     "PhaseRow": (_PhaseRow, None),
+    "QuorumParams": (_QuorumParams, None),
     "RequestId": (_RequestId, None),
-    "Result<T, E>": (_Result<T, E>, None),
     "Sample": (_Sample, None),
     "Schedule": (_Schedule, None),
     "Seats": (_Seats, 1048576),
@@ -2558,11 +2704,16 @@ _TYPES = {
     "StateWanted": (_StateWanted, 96),
     "Statement": (_Statement, None),
     "Step": (_Step, None),
+    "Anchor": (_Anchor, None),
     "Fault": (_Fault, 1048576),
+    "Post": (_Post, None),
     "Snapshot": (_Snapshot, None),
-    "Box<T>": (_Box<T>, None),
     "Job": (_Job, 1048576),
     "SavedState": (_SavedState, None),
+    "Stage": (_Stage, None),
+    "StagePath": (_StagePath, None),
+    "StageProof": (_StageProof, 16384),
+    "StagesPiece": (_StagesPiece, None),
     "StepsWanted": (_StepsWanted, 64),
     "Subject": (_Subject, None),
     "Certificate": (_Certificate, 73728),
@@ -2580,6 +2731,10 @@ _TYPES = {
     "Advance": (_Advance, 131072),
     "Heartbeat": (_Heartbeat, 128),
     "PeerFault": (_PeerFault, None),
+    "Quorum": (_Quorum, None),
+    "QuorumPath": (_QuorumPath, None),
+    "QuorumProof": (_QuorumProof, 16384),
+    "QuorumsPiece": (_QuorumsPiece, None),
     "Recovery": (_Recovery, None),
     "Event": (_Event, None),
     "Steps": (_Steps, 1048064),
@@ -2610,8 +2765,8 @@ _TYPES = {
     "SignedVote": (_SignedVote, 256),
     "Evidence": (_Evidence, 512),
     "Action": (_Action, None),
-    "Transaction": (_Transaction, 16384),
-    "SignedTransaction": (_SignedTransaction, 16448),
+    "Transaction": (_Transaction, 4096),
+    "SignedTransaction": (_SignedTransaction, 4160),
     "Block": (_Block, 180224),
     "Command": (_Command, None),
     "Decided": (_Decided, 253952),

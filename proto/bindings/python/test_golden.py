@@ -19,14 +19,17 @@ TYPES = {
     },
     "jobs.txt": {
         "job ": "Job",
-        **dict.fromkeys(("ready", "benchmark", "batch", "void", "step", "evaluation", "snapshot"), "Commitment"),
+        **dict.fromkeys(
+            ("ready", "benchmark", "batch", "void", "step", "evaluation", "snapshot", "forward", "turn", "backward", "norms"),
+            "Commitment",
+        ),
         **dict.fromkeys(("missing", "damaged", "root", "disk", "store", "device"), "Fault"),
     },
     "surface.txt": {"config": "Config", "input ": "Input", "record ": "Record", "output ": "Output", "event": "Output"},
     "chain.txt": {
         **dict.fromkeys(
             "transfer|bond|unbond|rotate key|register node|revoke node|describe node|attest|commit random|reveal random"
-            "|report equivocation|nominate|by a node".split("|"),
+            "|report equivocation|nominate|form quorum|end quorum|post stages|by a node".split("|"),
             "Transaction",
         ),
         "header": "Header",
@@ -41,6 +44,10 @@ TYPES = {
         "light client's step": "Advance",
         "proof of an account": "AccountProof",
         "proof of a node": "NodeProof",
+        "proof of a quorum": "QuorumProof",
+        "proof of a stage": "StageProof",
+        "quorum's name": "QuorumId",
+        "acceptance": "Hash",
         "chunk": "Chunk",
         "steps wanted": "StepsWanted",
         "steps": "Steps",
@@ -49,6 +56,14 @@ TYPES = {
         "no piece of the state": "StatePiece",
         **dict.fromkeys(("block id", "seats' hash", "consent", "random commitment", "state root", "beacon"), "Hash"),
         "puzzle bits": None,
+    },
+    "quorums.txt": {
+        "plan": "Plan",
+        "terms": "Terms",
+        **dict.fromkeys("ready|gather|go|forward|backward|done|void|lacks|here".split("|"), "QuorumMessage"),
+        **dict.fromkeys("ask|offer|no offer|propose|accept|decline".split("|"), "FormingMessage"),
+        **dict.fromkeys(("plan's name", "terms' name"), "QuorumId"),
+        "what members sign": "Hash",
     },
 }
 # In jobs.txt two names stand twice: first among commitments, then among faults.
