@@ -1,5 +1,5 @@
-//! Several processes, one model: members of a plan train it together over loopback, and end with the bits that one node alone
-//! makes, whatever happens to one of them.
+//! Several processes, one model: members of a plan, or nodes that found each other, train it together over loopback, and end
+//! with the bits that one node alone makes, whatever happens to one of them.
 
 mod common;
 
@@ -16,7 +16,10 @@ use serde_json::Value;
 const HALVES: [(&str, &str); 2] = [("a", "0..3"), ("b", "3..5")];
 const THIRDS: [(&str, &str); 3] = [("a", "0..1"), ("b", "1..4"), ("c", "4..5")];
 
-/// Members of a plan. The first one founds the network.
+/// Room for four of the five stages.
+const NARROW: &str = "--memory 1000000";
+
+/// Members of a quorum. The first one founds the network.
 struct Quorum {
     scratch: Scratch,
     members: Vec<(&'static str, Running)>,
@@ -45,6 +48,22 @@ impl Quorum {
         for (name, _) in others {
             quorum.begin(name, &format!("join {invite} --plan plan.toml --record {name}.trace"));
         }
+        quorum
+    }
+
+    /// Starts nodes without a plan, none of which has room for the whole model.
+    fn meet(names: [&'static str; 2], limit: u64) -> Self {
+        let scratch = Scratch::new();
+        let config = config(&scratch);
+        let free = names.map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
+        let ports = free.iter().map(|(name, free)| (*name, free.local_addr().unwrap().port())).collect();
+        drop(free);
+        let mut quorum = Self { scratch, members: Vec::new(), ports, limit };
+        let [founder, other] = names;
+        quorum.begin(founder, &format!("run --config {config} --seed s {NARROW}"));
+        quorum.member(founder).wait_for("listening", |_| true);
+        let invite = json(&quorum.scratch, founder, "invite")["invite"].as_str().unwrap().to_owned();
+        quorum.begin(other, &format!("join {invite} {NARROW}"));
         quorum
     }
 
@@ -78,10 +97,10 @@ impl Quorum {
         let flags = format!("--config {} --seed s --threads 1 --steps {}", config(&self.scratch), self.limit);
         let solo = self.scratch.run("solo", &flags);
         assert_eq!(solo.code, Some(0), "{solo:#?}");
-        let mut names: Vec<&str> = self.members.iter().map(|(name, _)| *name).collect();
-        names.sort_unstable();
-        let together: Vec<LayerBlobs> = names.iter().flat_map(|name| saved(&self.scratch, name, self.limit)).collect();
-        assert_eq!(together, saved(&self.scratch, "solo", self.limit));
+        let mut parts: Vec<_> = self.members.iter().map(|(name, _)| saved(&self.scratch, name, self.limit)).collect();
+        parts.sort_by_key(|(first, _)| *first);
+        let together: Vec<LayerBlobs> = parts.into_iter().flat_map(|(_, layers)| layers).collect();
+        assert_eq!(together, saved(&self.scratch, "solo", self.limit).1);
     }
 }
 
@@ -111,12 +130,12 @@ fn write_plan(scratch: &Scratch, stages: &[(&str, &str)], snapshot_steps: u64) {
     std::fs::write(scratch.path("plan.toml"), plan).unwrap();
 }
 
-/// The stages that a node saved at a step: names of all weights and moments, by content.
-fn saved(scratch: &Scratch, name: &str, step: u64) -> Vec<LayerBlobs> {
+/// The stages that a node saved at a step: the first of them, and names of all weights and moments, by content.
+fn saved(scratch: &Scratch, name: &str, step: u64) -> (u32, Vec<LayerBlobs>) {
     let visit = Visit::open(&scratch.path(name)).unwrap();
     let newest = visit.core.saved_states().last().unwrap();
     assert_eq!(newest.snapshot.step, Step(step), "{name}");
-    newest.snapshot.layers.to_vec()
+    (newest.range.start, newest.snapshot.layers.to_vec())
 }
 
 #[test]
@@ -163,6 +182,24 @@ fn a_member_that_is_killed_is_waited_for_and_the_bits_are_the_same() {
         let other = if name == "a" { "b" } else { "a" };
         quorum.member(other).wait_for("quorum", |line| line["step"] == from);
     }
+    quorum.finish();
+    quorum.compare_with_solo();
+}
+
+#[test]
+fn nodes_without_room_for_the_model_find_each_other_and_make_what_one_makes_alone() {
+    let mut quorum = Quorum::meet(["a", "b"], 400);
+    let idle = quorum.member("a").wait_for("mode", |_| true);
+    assert_eq!(idle["mode"], "idle", "{idle}");
+    let joined = quorum.member("b").wait_for("quorum_joined", |_| true);
+    assert_eq!(joined["members"], 2, "{joined}");
+    quorum.member("a").wait_for_step(30);
+    let status = json(&quorum.scratch, "b", "status");
+    assert_eq!(status["mode"], "pipeline", "{status}");
+    // Its place in the quorum is agreed: who comes back takes it again.
+    quorum.kill("b");
+    quorum.begin("b", &format!("run {NARROW}"));
+    quorum.member("b").wait_for("quorum", |_| true);
     quorum.finish();
     quorum.compare_with_solo();
 }
