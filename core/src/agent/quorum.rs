@@ -271,7 +271,11 @@ impl Quorum {
         };
         self.owing.remove(&place);
         if said.quorum != self.id {
-            // It does not know yet that the quorum goes on under another name, or this node does not.
+            // It does not know yet that the quorum goes on under another name, or this node does not; plans by hand do not
+            // change.
+            if cx.config.plan.is_some() {
+                cx.event(Event::Rejected { reject: PeerFault::OtherQuorum { node: said.node } });
+            }
             return Turn::On;
         }
         match &said.word {
