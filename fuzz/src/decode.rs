@@ -2,7 +2,7 @@
 
 use neuroshard_core::ledger::light::Advance;
 use neuroshard_core::ledger::sync::Chunk;
-use neuroshard_core::ledger::{Account, StateProof};
+use neuroshard_core::ledger::{Account, Quorum, Stage, StateProof};
 use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Config, Input, Output, Record};
 use neuroshard_proto::chain::{
@@ -11,8 +11,8 @@ use neuroshard_proto::chain::{
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Carried, Commitment, Envelope, Fault, Genesis, Hash, Heartbeat, Job, Kind, Manifest, Message, ModelSpec, OwnerId,
-    Params, Verified,
+    Carried, Commitment, Envelope, Fault, FormingMessage, Genesis, Hash, Heartbeat, Job, Kind, LayerIndex, Manifest,
+    Message, ModelSpec, OwnerId, Params, Plan, QuorumId, QuorumMessage, Terms, Verified,
 };
 use neuroshard_replay::Header;
 
@@ -27,7 +27,7 @@ const BYTES_MAX: u64 = 8192;
 pub type Check = (&'static str, fn(&[u8]));
 
 /// Every type that is decoded from what others made. The first byte of an input chooses; the list only grows at its end.
-pub const TYPES: [Check; 37] = [
+pub const TYPES: [Check; 43] = [
     ("Envelope", check::<Envelope>),
     ("Heartbeat", check::<Heartbeat>),
     ("Genesis", check::<Genesis>),
@@ -65,6 +65,12 @@ pub const TYPES: [Check; 37] = [
     ("Steps", check::<Steps>),
     ("StateWanted", check::<StateWanted>),
     ("StatePiece", check::<StatePiece>),
+    ("Plan", check::<Plan>),
+    ("Terms", check::<Terms>),
+    ("QuorumMessage", check::<QuorumMessage>),
+    ("FormingMessage", check::<FormingMessage>),
+    ("quorum's proof", check::<StateProof<QuorumId, Quorum>>),
+    ("stage's proof", check::<StateProof<LayerIndex, Stage>>),
 ];
 
 /// The target: a byte that chooses a type, and an encoding.

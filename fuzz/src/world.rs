@@ -63,6 +63,8 @@ pub(crate) struct World {
     resident: Option<Step>,
     stopped: bool,
     steps_heard: u64,
+    /// Streams and gradients that answers spoke of: an executor that made them holds them until they are dropped.
+    passing: Vec<Hash>,
     /// What is to be signed.
     unsigned: Vec<(RequestId, Hash)>,
     outbox: Outbox,
@@ -95,6 +97,7 @@ impl World {
             resident: None,
             stopped: false,
             steps_heard: 0,
+            passing: Vec::new(),
             unsigned: Vec::new(),
             outbox,
             recorder,
@@ -182,7 +185,10 @@ impl World {
             Output::Send { .. } | Output::Publish { .. } => false,
             Output::Fetch { .. } => panic!("a node alone needs no blobs of others"),
             Output::Drop { hash } => {
-                assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped, and once");
+                match self.passing.iter().position(|passing| *passing == hash) {
+                    Some(place) => drop(self.passing.remove(place)),
+                    None => assert!(self.disk.blobs.remove(&hash), "only stored blobs are dropped, and once"),
+                }
                 true
             }
             Output::Trim { before } => {
@@ -284,12 +290,14 @@ impl World {
         }
         let (id, job) = self.jobs.remove(0);
         let result = result(&job);
+        self.passing.extend(result.iter().filter_map(Commitment::passing));
         self.accept(&result);
         self.step(Input::Computed { id, result });
     }
 
     /// Answers a question that may not be open.
     pub(crate) fn answer_as(&mut self, id: RequestId, result: Result<Commitment, Fault>) {
+        self.passing.extend(result.iter().filter_map(Commitment::passing));
         if self.jobs.iter().any(|(open, _)| *open == id) {
             self.jobs.retain(|(open, _)| *open != id);
             self.accept(&result);

@@ -65,9 +65,19 @@ enum Reason {
 #[derive(Clone, Debug, Serialize)]
 enum State {
     Resting,
-    Asking { reason: Reason, question: u64, since: Time, asked: usize, skills: Vec<Skill> },
+    Asking(Box<Asking>),
     Proposing(Box<Proposal>),
     Publishing { quorum: QuorumId, since: Time },
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Asking {
+    reason: Reason,
+    question: u64,
+    since: Time,
+    /// How many have not declined.
+    asked: usize,
+    skills: Vec<Skill>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -215,7 +225,7 @@ impl Forming {
     /// When there may be something to do.
     fn arm(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
         let at = match &self.state {
-            State::Asking { since, .. } => Some(since.after_ms(ASK_MS)),
+            State::Asking(asking) => Some(asking.since.after_ms(ASK_MS)),
             State::Proposing(proposal) => Some(proposal.since.after_ms(PROPOSE_MS)),
             State::Publishing { since, .. } => Some(since.after_ms(PUBLISH_MS)),
             State::Resting if self.skill(cx, ledger).is_none() => None,
@@ -235,12 +245,12 @@ impl Forming {
                     self.ask(cx, ledger, reason);
                 }
             }
-            State::Asking { since, .. } if cx.now >= since.after_ms(ASK_MS) => self.propose(cx, ledger),
+            State::Asking(asking) if cx.now >= asking.since.after_ms(ASK_MS) => self.propose(cx, ledger),
             State::Proposing(proposal) if cx.now >= proposal.since.after_ms(PROPOSE_MS) => {
                 self.propose_again(cx, ledger);
             }
             State::Publishing { since, .. } if cx.now >= since.after_ms(PUBLISH_MS) => self.rest(cx),
-            State::Asking { .. } | State::Proposing(_) | State::Publishing { .. } => {}
+            State::Asking(_) | State::Proposing(_) | State::Publishing { .. } => {}
         }
         self.arm(cx, ledger);
     }
@@ -259,7 +269,8 @@ impl Forming {
         let able =
             |node: &&NodeId| !self.ahead && !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some();
         let asked: Vec<NodeId> = self.peers.iter().filter(able).take(ASKED_MAX).copied().collect();
-        self.state = State::Asking { reason, question, since: cx.now, asked: asked.len(), skills: Vec::new() };
+        let asking = Asking { reason, question, since: cx.now, asked: asked.len(), skills: Vec::new() };
+        self.state = State::Asking(Box::new(asking));
         asked.iter().for_each(|node| say(cx, *node, FormingWord::Ask { question }));
         if asked.is_empty() {
             self.propose(cx, ledger);
@@ -306,7 +317,8 @@ impl Forming {
         from: NodeId,
         (answered, layer_us, declines): (u64, u64, Option<Decline>),
     ) {
-        let State::Asking { question, since, asked, skills, .. } = &mut self.state else { return };
+        let State::Asking(asking) = &mut self.state else { return };
+        let Asking { question, since, asked, skills, .. } = &mut **asking;
         if answered != *question || skills.iter().any(|skill| skill.node == from) {
             return;
         }
@@ -322,8 +334,8 @@ impl Forming {
 
     /// Proposes the best that can be made of those who answered.
     fn propose(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
-        let State::Asking { reason, skills, .. } = &self.state else { return };
-        let (reason, skills) = (*reason, skills.clone());
+        let State::Asking(asking) = &self.state else { return };
+        let (reason, skills) = (asking.reason, asking.skills.clone());
         if !self.propose_to(cx, ledger, reason, skills, 1) {
             self.rest(cx);
         }
@@ -406,7 +418,7 @@ impl Forming {
         match self.judge(cx, ledger, from, quorum, terms) {
             Err(why) => say(cx, from, FormingWord::Decline { quorum, why }),
             Ok(()) => {
-                if matches!(self.state, State::Proposing(_) | State::Asking { .. }) {
+                if matches!(self.state, State::Proposing(_) | State::Asking(_)) {
                     self.rest(cx);
                 }
                 self.reserved = Some((quorum, cx.now.after_ms(RESERVED_MS)));
@@ -444,7 +456,7 @@ impl Forming {
         match &self.state {
             State::Proposing(proposal) if proposal.quorum < quorum => Err(Decline::Precedence),
             State::Publishing { .. } => Err(Decline::Reserved),
-            State::Resting | State::Asking { .. } | State::Proposing(_) => Ok(()),
+            State::Resting | State::Asking(_) | State::Proposing(_) => Ok(()),
         }
     }
 

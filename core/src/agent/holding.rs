@@ -5,6 +5,7 @@
 //! there. The bytes come blob by blob from whoever may have them and are checked by their hashes on the way; the executor
 //! checks the whole against the agreed roots when it takes them up.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -82,7 +83,7 @@ struct Errand {
 pub(crate) struct Holding {
     /// The newest last.
     anchors: Vec<Anchor>,
-    errand: Option<Errand>,
+    errand: Option<Box<Errand>>,
 }
 
 impl Holding {
@@ -113,7 +114,7 @@ impl Holding {
     /// persisted them.
     pub(crate) fn take_up(&mut self, cx: &mut Cx<'_>, shelf: &Shelf, range: LayerRange, step: Step) -> bool {
         let same = |errand: &Errand| errand.own && (errand.state.range, errand.state.snapshot.step) == (range, step);
-        if self.errand.as_ref().is_some_and(same) {
+        if self.errand.as_deref().is_some_and(same) {
             return true;
         }
         let anchor = self.anchors.iter().find(|anchor| anchor.step == step);
@@ -134,7 +135,7 @@ impl Holding {
     pub(crate) fn copy(&mut self, cx: &mut Cx<'_>, shelf: &Shelf, range: LayerRange) {
         let Some(anchor) = self.anchors.last() else { return };
         let busy = |errand: &Errand| errand.own || errand.state.snapshot.step >= anchor.step;
-        if self.errand.as_ref().is_some_and(busy) || shelf.has_copy(range, anchor.step) {
+        if self.errand.as_deref().is_some_and(busy) || shelf.has_copy(range, anchor.step) {
             return;
         }
         let Some(layers) = range.iter().map(|stage| anchor.stage(stage)).collect::<Option<Vec<_>>>() else { return };
@@ -156,7 +157,8 @@ impl Holding {
         }
         let (asked, tries) = (BTreeMap::new(), BTreeMap::new());
         let came = Vec::new();
-        self.errand = Some(Errand { own, state, wanted, asked, tries, came, holders, rests_until: Time::ZERO });
+        let errand = Errand { own, state, wanted, asked, tries, came, holders, rests_until: Time::ZERO };
+        self.errand = Some(Box::new(errand));
     }
 
     /// Asks for what comes next, and gives what is complete.

@@ -42,7 +42,7 @@ impl Solo {
 
     /// The stages that this node trains: its quorum's member's, or all.
     pub(super) fn range(&self, config: &Config) -> LayerRange {
-        self.quorum.as_ref().map_or(config.genesis.model.all_layers(), Quorum::range)
+        self.quorum.as_ref().map_or(config.genesis.model.all_layers(), |quorum| quorum.range())
     }
 
     /// The step of the state that is being taken up.
@@ -110,7 +110,7 @@ impl Solo {
         self.phase = Phase::Absent;
         let litter = self.quorum.take().map(|quorum| quorum.into_litter(cx)).unwrap_or_default();
         self.holding.give_up(cx, &self.shelf);
-        self.quorum = assignment.and_then(|assignment| Quorum::new(cx.config, assignment));
+        self.quorum = assignment.and_then(|assignment| Quorum::new(cx.config, assignment)).map(Box::new);
         match &mut self.quorum {
             Some(quorum) => quorum.inherit(litter),
             None => litter.into_iter().take(DROPS_MAX).for_each(|hash| cx.out.push(Output::Drop { hash })),

@@ -8,6 +8,7 @@
 //! Snapshots are taken every 30 s or 100 steps, whichever comes first, but so rarely that they cost at most 5 % of
 //! the time. A snapshot counts from the moment its journal record is durable; only then are older blobs dropped.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 
 use neuroshard_proto::{
@@ -58,7 +59,7 @@ pub(crate) struct Solo {
     /// Since when training has run without a pause.
     running_since: Option<Time>,
     /// The members this node trains with.
-    pub(super) quorum: Option<Quorum>,
+    pub(super) quorum: Option<Box<Quorum>>,
     pub(super) holding: Holding,
     /// The newest step that the ledger has of this node's stages, and the one that was last told to it, and when.
     pub(super) posted: Option<Step>,
@@ -136,6 +137,7 @@ impl Pace {
 
 impl Solo {
     pub(crate) fn new(shelf: Shelf, quorum: Option<Quorum>) -> Self {
+        let quorum = quorum.map(Box::new);
         Self {
             mode: None,
             phase: Phase::Absent,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use neuroshard_core::{Config, Core, Operator, RestoreError};
-use neuroshard_proto::{Amount, Founder, Genesis, Hash, Manifest, ModelSpec, NetworkId, Params, Preset, Shard, Shared};
+use neuroshard_proto::{
+    Amount, Founder, Genesis, Hash, Manifest, Mode, ModelSpec, NetworkId, Params, Preset, Shard, Shared,
+};
 
 use crate::keys::{Keys, seed_bytes};
 use crate::scenario::WorldSpec;
@@ -46,7 +48,10 @@ pub(crate) fn found(world: &WorldSpec, keys: &Keys) -> Founding {
     };
     // A node without memory holds no layers, so it listens and does not train.
     let memory = if world.training { 1 << 40 } else { 0 };
-    let operator = Operator { snapshot_every_ms: 20_000, snapshot_every_steps: 20, ..Operator::new(memory, 1 << 40) };
+    // Simulated executors train whole models only, so nobody takes part in quorums here.
+    let mode = Some(Mode::Async);
+    let operator =
+        Operator { snapshot_every_ms: 20_000, snapshot_every_steps: 20, mode, ..Operator::new(memory, 1 << 40) };
     let network = genesis.network();
     let ledgers = Arc::new(SharedLedgers::default());
     let hosts = keys.len();
