@@ -140,11 +140,12 @@ impl Forming {
     }
 
     pub(crate) fn on_peer(&mut self, cx: &mut Cx<'_>, ledger: &Ledger, node: NodeId, up: bool) {
-        if up {
-            self.peers.insert(node)
+        let wanted = matches!(cx.config.operator.mode, None | Some(Mode::Pipeline)) && cx.config.plan.is_none();
+        if up && wanted {
+            self.peers.insert(node);
         } else {
-            self.peers.remove(&node)
-        };
+            self.peers.remove(&node);
+        }
         self.arm(cx, ledger);
     }
 
@@ -231,7 +232,7 @@ impl Forming {
             State::Resting if self.skill(cx, ledger).is_none() => None,
             State::Resting => match self.reason(cx, ledger) {
                 Some(_) => Some(self.look_at.max(cx.now)),
-                None if self.unsaved => Some(cx.now.after_ms(1000)),
+                None if self.unsaved && !self.peers.is_empty() => Some(cx.now.after_ms(1000)),
                 None => self.assigned.map(|_| self.improve_at.max(cx.now.after_ms(1000))),
             },
         };

@@ -19,6 +19,9 @@ const SNAPSHOT_STEPS: u32 = 3;
 /// How long a session lasts where nodes form quorums themselves.
 const SESSION_S: u32 = 150;
 
+/// What a layer takes: so long that members make a batch shorter than distance makes it longer.
+const LAYER_US: u64 = 9000;
+
 /// What happens to messages and blobs on their way.
 #[derive(Clone, Copy)]
 pub(crate) struct Weather {
@@ -379,7 +382,10 @@ impl World {
         node.busy = false;
         if let Some((id, job)) = node.jobs.pop_front() {
             let before = node.blobs.clone();
-            let result = node.executor.run(&job, &mut node.blobs);
+            // All machines are equally fast, whatever this one is.
+            let measured = Ok(Commitment::Benchmark { layer_us: LAYER_US });
+            let timed = matches!(job, Job::Benchmark { .. });
+            let result = if timed { measured } else { node.executor.run(&job, &mut node.blobs) };
             result.iter().filter_map(Commitment::passing).for_each(|hash| node.hold(hash));
             match &job {
                 Job::Snapshot { .. } => node.persisted.extend(node.blobs.difference(&before).copied()),

@@ -7,8 +7,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use neuroshard_core::{Config, Core, Input, Operator, Outbox, Output};
 use neuroshard_proto::{
     BatchOutcome, Commitment, Envelope, F32, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, List,
-    Manifest, Message, NetworkId, NodeId, Params, Preset, RequestId, Shard, Signature, Snapshot, Step, Time, Verified,
-    codec,
+    Manifest, Message, Mode, NetworkId, NodeId, Params, Preset, RequestId, Shard, Signature, Snapshot, Step, Time,
+    Verified, codec,
 };
 
 use crate::{Detail, Header, Recorder};
@@ -32,7 +32,9 @@ pub(crate) fn config() -> Config {
         allocations: Default::default(),
         first: None,
     };
-    Config::new(genesis, manifest, node, Operator::new(1 << 30, 1 << 30))
+    // Strangers that greet it do not make this node look for a quorum.
+    let operator = Operator { mode: Some(Mode::Async), ..Operator::new(1 << 30, 1 << 30) };
+    Config::new(genesis, manifest, node, operator)
 }
 
 /// What a step was, as the host saw it.
