@@ -12,7 +12,7 @@ use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
 use neuroshard_proto::{
     Domain, GenesisError, Hash, Hasher, JournalSeq, LayerRange, Message, Mode, NetworkId, NodeId, PlanError, Shared,
-    Step, Time, Verified, mutant,
+    Snapshot, Step, Time, Verified, mutant,
 };
 use serde::Serialize;
 
@@ -305,6 +305,12 @@ impl Core {
     /// The persisted states, the newest last.
     pub fn saved_states(&self) -> &[SavedState] {
         self.solo.states()
+    }
+
+    /// The newest persisted state of the whole model, if all its stages are here: a member of a quorum has those that it trains
+    /// and copies of others'.
+    pub fn whole_state(&self) -> Option<Snapshot> {
+        self.solo.whole(&self.config)
     }
 
     /// The agreed state after the last decided block.

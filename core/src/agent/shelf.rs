@@ -5,7 +5,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use neuroshard_proto::{Hash, JournalSeq, LayerBlobs, LayerIndex, LayerRange, List, Snapshot, Step, mutant};
+use neuroshard_proto::{Hash, JournalSeq, LayerBlobs, LayerIndex, LayerRange, List, ModelSpec, Snapshot, Step, mutant};
 use serde::Serialize;
 
 use crate::count::place;
@@ -57,6 +57,16 @@ impl Shelf {
     pub(crate) fn stage(&self, stage: LayerIndex, step: Step) -> Option<LayerBlobs> {
         let same = self.states.iter().chain(&self.copies).filter(|state| state.snapshot.step == step);
         same.filter_map(|state| state.stage(stage)).next()
+    }
+
+    /// The newest state of which all these stages are here, this node's own or copies.
+    pub(crate) fn whole(&self, model: &ModelSpec) -> Option<Snapshot> {
+        let all = model.all_layers();
+        let steps: BTreeSet<Step> = self.states.iter().map(|state| state.snapshot.step).collect();
+        steps.into_iter().rev().find_map(|step| {
+            let layers: Option<Vec<LayerBlobs>> = all.iter().map(|stage| self.stage(stage, step)).collect();
+            Some(Snapshot::of_stages(step, List::try_from(layers?).ok()?, model.held_bytes(all)))
+        })
     }
 
     /// Whether a copy of these stages after this step, or a later one, is there.

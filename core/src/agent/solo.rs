@@ -185,6 +185,11 @@ impl Solo {
         self.shelf.states()
     }
 
+    /// The newest state of the whole model that is here.
+    pub(crate) fn whole(&self, config: &Config) -> Option<Snapshot> {
+        self.shelf.whole(&config.genesis.model)
+    }
+
     pub(crate) fn on_mode(&mut self, cx: &mut Cx<'_>, sampler: &Sampler, mode: Mode) {
         self.mode = Some(mode);
         self.on_quorum_mode(cx);

@@ -96,7 +96,7 @@ impl fmt::Display for ExchangeError {
             ),
             Self::Part { path, stages, all } => write!(
                 f,
-                "the node in {} trains the stages {stages} of {all} by a plan, and has no weights of the others. They lie \
+                "the node in {} trains the stages {stages} of {all}, and has no weights of the others. They lie \
                  with the other members; putting a model together from several is not there yet.",
                 path.display()
             ),

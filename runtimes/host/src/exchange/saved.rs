@@ -25,17 +25,18 @@ impl SavedModel {
     /// Looks for the newest state that is durable.
     ///
     /// # Errors
-    /// [`ExchangeError::NoWeights`] before the first one, [`ExchangeError::Part`] of a member of a plan, and whatever is damaged.
+    /// [`ExchangeError::NoWeights`] before the first one, [`ExchangeError::Part`] of a member that has no copies of the others' stages, and whatever is damaged.
     pub fn open(root: &Path) -> Result<Self, ExchangeError> {
         let Visit { network, store, core, .. } = Visit::open(root)?;
-        let (stages, all) = (core.config().stages(), network.genesis.model.all_layers());
-        if stages != all {
-            return Err(ExchangeError::Part { path: root.to_owned(), stages, all });
+        let all = network.genesis.model.all_layers();
+        match (core.whole_state(), core.saved_states().last()) {
+            (Some(snapshot), _) => Ok(Self { network, snapshot, store }),
+            (None, None) if core.config().stages() == all => Err(ExchangeError::NoWeights { path: root.to_owned() }),
+            (None, newest) => {
+                let stages = newest.map_or(core.config().stages(), |state| state.range);
+                Err(ExchangeError::Part { path: root.to_owned(), stages, all })
+            }
         }
-        let Some(newest) = core.saved_states().last() else {
-            return Err(ExchangeError::NoWeights { path: root.to_owned() });
-        };
-        Ok(Self { network, snapshot: newest.snapshot.clone(), store })
     }
 
     /// Reads from the newest state. A node that trains meanwhile keeps a state for one or two snapshots more; a reader that
