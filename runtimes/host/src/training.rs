@@ -154,10 +154,8 @@ pub fn layers(ledger: &Ledger, all: LayerRange) -> Vec<LayerInfo> {
         let members = ledger.active_quorums().flat_map(|(_, quorum)| quorum.plan.members.iter());
         let runs = members.filter(|member| member.stages.contains(stage)).map(|member| member.node.to_string());
         let posts = ledger.stage(stage).map(|stage| &stage.posts[..]).unwrap_or_default();
-        let post = |post: &neuroshard_core::ledger::Post| PostInfo {
-            step: post.anchor.step.0,
-            node: post.node.to_string(),
-        };
+        let post =
+            |post: &neuroshard_core::ledger::Post| PostInfo { step: post.anchor.step.0, node: post.node.to_string() };
         LayerInfo {
             stage: stage.0,
             holders: holders.clone().take(HOLDERS_MAX).map(|(node, _)| node.to_string()).collect(),

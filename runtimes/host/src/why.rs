@@ -133,7 +133,7 @@ impl Facts<'_> {
             ));
         }
         findings.extend(self.registration(node));
-        if quorum.is_none() {
+        if quorum.is_none() && self.ledger.node(&node).is_some_and(|known| known.standing == Standing::Good) {
             findings.extend(self.ability(node));
             findings.extend(self.others(node));
         }
@@ -167,10 +167,7 @@ impl Facts<'_> {
 
     /// Whether it can be a member by what it said of itself.
     fn ability(&self, node: NodeId) -> Vec<Finding> {
-        let Some(known) = self.ledger.node(&node).filter(|known| known.standing == Standing::Good) else {
-            return Vec::new();
-        };
-        let Some(description) = known.description else {
+        let Some(description) = self.ledger.node(&node).and_then(|known| known.description) else {
             let advice = "it does so after its self-benchmark; if it never does, --memory is too small for a stage, or too \
                           little is bonded for its messages";
             return vec![finding("undescribed", "it has not said yet what it can and holds", Some(advice))];
@@ -224,8 +221,13 @@ impl Facts<'_> {
         let missing: Vec<String> = missing.map(|stage| stage.to_string()).collect();
         let first = missing.first()?;
         let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
-        let advice = "more --memory on some node, or another node";
-        Some(finding("gap", format!("no node has room for stage {first}{more}, so no quorum is complete"), Some(advice)))
+        let advice = "nodes whose stages others hold as well move there, half of them at each epoch's end; if none has room, give one \
+                      more --memory, or add a node";
+        Some(finding(
+            "gap",
+            format!("no node has room for stage {first}{more}, so no quorum is complete"),
+            Some(advice),
+        ))
     }
 
     /// Whether there are as many nodes that could be members as a quorum takes.
