@@ -419,6 +419,11 @@ impl Ledger {
         self.inner.state.anchors.stages(range)
     }
 
+    /// What was posted of a stage; `None` before the first post.
+    pub fn stage(&self, layer: LayerIndex) -> Option<&Stage> {
+        self.inner.state.anchors.tree.get(&layer)
+    }
+
     /// The newest step after which a node posted these stages.
     pub fn posted(&self, node: &NodeId, stages: LayerRange) -> Option<Step> {
         let stage = self.inner.state.anchors.tree.get(&LayerIndex(stages.start))?;

@@ -9,8 +9,8 @@ use neuroshard_replay::At;
 
 use crate::settings::Settings;
 use crate::values::{
-    Adapter, Address, Door, Faults, FounderCode, Hours, ModeWish, Money, Name, PresetName, Seed, Seeds, Share, Size,
-    Strategies,
+    Adapter, Address, Digits, Door, Faults, FounderCode, Hours, ModeWish, Money, Name, PresetName, Seed, Seeds, Share,
+    Size, Strategies,
 };
 
 const EXIT_CODES: &str = "\
@@ -189,8 +189,11 @@ pub(crate) enum Command {
     /// Move money and stake, and see what an account has
     #[command(subcommand)]
     Wallet(WalletCommand),
-    /// Tell what the network has agreed on: height, epoch, validators, money
-    Network,
+    /// Tell what the network has agreed on: height, epoch, validators, money; or who trains what, and why
+    Network {
+        #[command(subcommand)]
+        command: Option<NetworkCommand>,
+    },
     /// Run a recorded trace again, without clock, network or device, and compare every step
     Replay {
         /// A file that `--record` wrote
@@ -430,6 +433,21 @@ pub(crate) enum WalletCommand {
         /// Do not wait until it is decided
         #[arg(long)]
         no_wait: bool,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// The quorums that train: members, stages, and when the session ends
+    Quorums,
+    /// The registered nodes: what they can and hold, and what they do
+    Nodes,
+    /// The stages of the model: who holds them, who runs them, and what was posted last
+    Layers,
+    /// Why a node trains or does not, and what to do
+    Why {
+        /// The first digits of its name; `neuroshard network nodes` lists all
+        node: Digits,
     },
 }
 

@@ -104,7 +104,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Import(flags)) => commands::exchange::import(&settings, &flags.dir),
         Some(Command::Logits { dir, tokens, out, sequence }) => commands::logits::logits(dir, tokens, out, *sequence),
         Some(Command::Wallet(command)) => commands::wallet::wallet(&settings, command),
-        Some(Command::Network) => commands::wallet::network(&settings),
+        Some(Command::Network { command }) => commands::network::network(&settings, command.as_ref()),
         Some(Command::Replay { file }) => commands::trace::replay(&settings, file),
         Some(Command::Trace(command)) => commands::trace::trace(&settings, command),
         Some(Command::Sim(flags)) => commands::sim::sim(&settings, flags),

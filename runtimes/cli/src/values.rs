@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use neuroshard_host::codes::{self, Invite};
 use neuroshard_host::net::{Multiaddr, address};
+use neuroshard_host::why::DIGITS_MIN;
 use neuroshard_proto::{Amount, Founder, Hash, Mode, OwnerId, Preset};
 use neuroshard_sim::{Fault, Strategy};
 use serde::{Deserialize, Deserializer};
@@ -78,6 +79,25 @@ impl FromStr for Name {
             format!("`{text}` is not an account; `neuroshard wallet balance` shows one: 64 hexadecimal digits")
         })?;
         Ok(Self(OwnerId::from_bytes(*hash.as_bytes())))
+    }
+}
+
+/// The first digits of a node's name: enough to find it among others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digits(pub String);
+
+impl FromStr for Digits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !hexadecimal || !(DIGITS_MIN..=64).contains(&text.len()) {
+            return Err(format!(
+                "`{text}` is not a node; give the first {DIGITS_MIN} or more of the hexadecimal digits that \
+                 `neuroshard network nodes` shows"
+            ));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
     }
 }
 
@@ -378,6 +398,15 @@ mod tests {
         assert_eq!("none".parse(), Ok(Faults(vec![])));
         assert!("fire".parse::<Faults>().unwrap_err().contains("there are loss"));
         assert_eq!("twins".parse(), Ok(Strategies(vec![Strategy::Twins])));
+    }
+
+    #[test]
+    fn a_node_is_named_by_its_first_digits() {
+        assert_eq!("5F34".parse(), Ok(Digits("5f34".into())));
+        assert!("ab".repeat(32).parse::<Digits>().is_ok());
+        for text in ["", "5f3", "node", "5f34/../x", &"ab".repeat(33)] {
+            assert!(text.parse::<Digits>().unwrap_err().contains("`neuroshard network nodes` shows"), "{text}");
+        }
     }
 
     #[test]

@@ -10,15 +10,19 @@ use std::sync::{Mutex, PoisonError};
 use neuroshard_core::ledger::Ledger;
 use neuroshard_core::{Core, DropReason, Event};
 use neuroshard_proto::chain::{Author, Decided, Header, SignedTransaction};
-use neuroshard_proto::{Hash, OwnerId, Shared, codec, merkle};
+use neuroshard_proto::{Hash, LayerRange, NodeId, OwnerId, Shared, codec, merkle};
 use serde::{Deserialize, Serialize};
 
 use crate::status::AgreedStatus;
+use crate::training::{self, LayerInfo};
+use crate::why::Declined;
 
 /// Blocks that can be asked for: those that the core keeps.
 const BLOCKS_MAX: usize = 1024;
 /// Dropped transactions whose reason is remembered.
 const DROPPED_MAX: usize = 256;
+/// Refusals to be in a quorum that are remembered.
+const DECLINED_MAX: usize = 64;
 /// Most entries of a history.
 pub const HISTORY_MAX: usize = 256;
 
@@ -131,6 +135,9 @@ pub enum Fate {
 pub struct Agreed {
     /// Whose account the status shows.
     owner: OwnerId,
+    node: NodeId,
+    /// The stages of the model.
+    all: LayerRange,
     view: Mutex<View>,
 }
 
@@ -140,14 +147,17 @@ struct View {
     blocks: VecDeque<Shared<Decided>>,
     waiting: u64,
     dropped: VecDeque<(Hash, String)>,
+    declined: VecDeque<Declined>,
 }
 
 impl Agreed {
     /// The agreed world as a core has it, with the account of this owner in the status.
     pub fn new(core: &Core, owner: OwnerId) -> Self {
         let blocks = core.decided_since(0).cloned().collect();
-        let view = View { ledger: core.ledger().clone(), blocks, waiting: 0, dropped: VecDeque::new() };
-        Self { owner, view: Mutex::new(view) }
+        let (ledger, dropped, declined) = (core.ledger().clone(), VecDeque::new(), VecDeque::new());
+        let view = View { ledger, blocks, waiting: 0, dropped, declined };
+        let (node, all) = (core.config().node, core.config().genesis.model.all_layers());
+        Self { owner, node, all, view: Mutex::new(view) }
     }
 
     /// Takes note of what the core tells.
@@ -173,6 +183,12 @@ impl Agreed {
                     view.dropped.pop_front();
                 }
             }
+            Event::QuorumDeclined { quorum, node, why } => {
+                view.declined.push_back(Declined { at: core.now(), node: *node, quorum: *quorum, why: *why });
+                if view.declined.len() > DECLINED_MAX {
+                    view.declined.pop_front();
+                }
+            }
             _ => {}
         }
     }
@@ -196,6 +212,26 @@ impl Agreed {
             (view.ledger.clone(), view.waiting)
         };
         network_info(&ledger, waiting)
+    }
+
+    /// The node whose world this is.
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The stages of the model.
+    pub const fn all_stages(&self) -> LayerRange {
+        self.all
+    }
+
+    /// Who holds, runs and posted each stage.
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        training::layers(&self.ledger(), self.all)
+    }
+
+    /// Who took no part in a quorum that this node proposed, the newest last.
+    pub fn declined(&self) -> Vec<Declined> {
+        self.view().declined.iter().copied().collect()
     }
 
     pub fn account(&self, owner: &OwnerId) -> AccountInfo {

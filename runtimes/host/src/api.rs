@@ -1,6 +1,6 @@
 //! The local HTTP API of a running node, on the loopback interface, for whoever can read the token in the data directory:
-//! `/status`, `/network`, `/accounts/OWNER` and its `/history`, `/transactions/ID` (JSON), `/metrics` (OpenMetrics text), and
-//! `POST /transactions`.
+//! `/status`, `/network`, `/quorums`, `/nodes`, `/layers`, `/nodes/NODE/why`, `/accounts/OWNER` and its `/history`,
+//! `/transactions/ID` (JSON), `/metrics` (OpenMetrics text), and `POST /transactions`.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use neuroshard_core::Command;
 use neuroshard_core::ledger::Refusal;
 use neuroshard_proto::chain::SignedTransaction;
-use neuroshard_proto::{Hash, OwnerId};
+use neuroshard_proto::{Hash, NodeId, OwnerId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ use crate::keys::entropy;
 use crate::node::{Handle, Live};
 use crate::runtime::Runtime;
 use crate::status;
+use crate::training;
+use crate::why::Facts;
 
 const FILE_BYTES_MAX: u64 = 4096;
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
@@ -116,6 +118,9 @@ fn routes(handle: Handle) -> Routes {
                 Some(Response { status: http::Status::Ok, content_type, body: live.metrics.text() })
             }
             (Method::Get, "/network") => Some(json(&live.agreed.network())),
+            (Method::Get, "/quorums") => Some(json(&training::quorums(&live.agreed.ledger()))),
+            (Method::Get, "/nodes") => Some(json(&training::nodes(&live.agreed.ledger()))),
+            (Method::Get, "/layers") => Some(json(&live.agreed.layers())),
             (Method::Post, "/transactions") => Some(submit(&handle, request.body)),
             (Method::Get, path) => agreed(live, path),
             (Method::Post, _) => None,
@@ -128,8 +133,11 @@ fn json(value: &impl Serialize) -> Response {
     Response { status: http::Status::Ok, content_type: "application/json", body: format!("{body}\n") }
 }
 
-/// `/accounts/OWNER`, `/accounts/OWNER/history` and `/transactions/ID`.
+/// `/nodes/NODE/why`, `/accounts/OWNER`, `/accounts/OWNER/history` and `/transactions/ID`.
 fn agreed(live: &Live, path: &str) -> Option<Response> {
+    if let Some(digits) = path.strip_prefix("/nodes/") {
+        return Some(why(live, digits.strip_suffix("/why")?));
+    }
     if let Some(id) = path.strip_prefix("/transactions/") {
         return Some(json(&live.agreed.fate(&Hash::from_hex(id)?)));
     }
@@ -137,6 +145,26 @@ fn agreed(live: &Live, path: &str) -> Option<Response> {
     let (owner, history) = owner.strip_suffix("/history").map_or((owner, false), |owner| (owner, true));
     let owner = OwnerId::from_bytes(*Hash::from_hex(owner)?.as_bytes());
     Some(if history { json(&live.agreed.history(&owner)) } else { json(&live.agreed.account(&owner)) })
+}
+
+/// Why a node trains or does not, by the first digits of its name.
+fn why(live: &Live, digits: &str) -> Response {
+    let (status, ledger) = (live.status(), live.agreed.ledger());
+    let peers = status.net.iter().flat_map(|net| net.peers.iter());
+    let peers = peers.filter_map(|peer| Hash::from_hex(&peer.node)).map(|name| NodeId::from_bytes(*name.as_bytes()));
+    let facts = Facts {
+        ledger: &ledger,
+        own: live.agreed.node(),
+        all: live.agreed.all_stages(),
+        mode: status.mode.zip(status.mode_reason),
+        peers: peers.collect(),
+        declined: live.agreed.declined(),
+        now: live.now(),
+    };
+    match facts.find(digits) {
+        Ok(node) => json(&facts.why(node)),
+        Err(error) => Response::text(http::Status::NotFound, &error.to_string()),
+    }
 }
 
 /// Puts a transaction before the validators, if the ledger does not refuse it as it stands.

@@ -23,4 +23,6 @@ pub mod registration;
 pub mod runtime;
 pub mod status;
 pub mod store;
+pub mod training;
+pub mod why;
 pub mod worker;

@@ -7,6 +7,7 @@ pub(crate) mod generate;
 pub(crate) mod invite;
 pub(crate) mod keys;
 pub(crate) mod logits;
+pub(crate) mod network;
 pub(crate) mod params;
 pub(crate) mod sim;
 pub(crate) mod status;

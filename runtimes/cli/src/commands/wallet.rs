@@ -1,10 +1,10 @@
-//! `neuroshard wallet` and `neuroshard network`: the agreed world, asked of the node that runs, or read from the journal of one
+//! `neuroshard wallet`: the agreed world as it concerns an account, asked of the node that runs, or read from the journal of one
 //! that does not.
 
 use std::time::{Duration, Instant};
 
 use neuroshard_core::ledger::{Account, StateProof};
-use neuroshard_host::agreed::{AccountInfo, Entry, Fate, NetworkInfo, account_info, from_hex, network_info};
+use neuroshard_host::agreed::{AccountInfo, Entry, Fate, NetworkInfo, account_info, from_hex};
 use neuroshard_host::api::{Client, ClientError};
 use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Visit;
@@ -34,40 +34,6 @@ pub(crate) fn wallet(settings: &Settings, command: &WalletCommand) -> Result<(),
         WalletCommand::Bond { amount, no_wait } => purse.wish(Action::Bond { amount: amount.0 }, *no_wait),
         WalletCommand::Unbond { amount, no_wait } => purse.wish(Action::Unbond { amount: amount.0 }, *no_wait),
     }
-}
-
-/// Tells how the network stands.
-pub(crate) fn network(settings: &Settings) -> Result<(), Failure> {
-    let root = settings.data_dir()?;
-    let info: NetworkInfo = match Client::find(&Paths::of_existing(&root)?).and_then(|client| client.get("/network")) {
-        Ok(info) => info,
-        Err(ClientError::NotRunning) => network_info(Visit::open(&root)?.core.ledger(), 0),
-        Err(error) => return Err(Failure::new(error)),
-    };
-    if settings.json.unwrap_or(false) {
-        out!("{}", serde_json::to_string(&info).unwrap_or_default());
-        return Ok(());
-    }
-    let money = |units| Amount::from_units(units).to_string();
-    let mut lines = vec![
-        ("network", info.network),
-        ("height", format!("{}, block {:.16} at {}", count(info.height), info.block, duration(info.time_ms))),
-        ("state", format!("root {:.16}", info.root)),
-        ("epoch", format!("{}, ends at {}", count(info.epoch), duration(info.epoch_ends_ms))),
-        ("beacon", format!("{:.16}", info.beacon)),
-        ("nodes", format!("{}, phase {}", count(info.nodes), info.phase)),
-        ("money", format!("{} minted, {} burned", money(info.minted_units), money(info.burned_units))),
-        ("waiting", format!("{} transactions", count(info.waiting))),
-        (
-            "quorum",
-            format!("{} of {}", count(info.quorum), count(info.validators.iter().map(|(_, weight)| weight).sum())),
-        ),
-    ];
-    lines.extend(
-        info.validators.iter().map(|(node, weight)| ("validator", format!("{node:.16}, weight {}", count(*weight)))),
-    );
-    lines.iter().for_each(|(name, value)| out!("{name:<9} {value}"));
-    Ok(())
 }
 
 /// An owner's keys, and the node that knows the account.
