@@ -6,7 +6,7 @@
 //! checks the whole against the agreed roots when it takes them up.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -26,6 +26,8 @@ use crate::ledger::Ledger;
 const FETCHES_MAX: usize = 2;
 /// Anchors that are remembered.
 const ANCHORS_KEPT: usize = 2;
+/// Rests after which an anchor is given up for an older one.
+const RESTS_MAX: u32 = 4;
 /// How long a node rests when nobody had a blob.
 const REST_MS: u64 = 2000;
 
@@ -76,6 +78,8 @@ struct Errand {
     came: Vec<Hash>,
     holders: Vec<NodeId>,
     rests_until: Time,
+    /// How often nobody had what was asked for.
+    rests: u32,
 }
 
 /// See the module.
@@ -84,11 +88,19 @@ pub(crate) struct Holding {
     /// The newest last.
     anchors: Vec<Anchor>,
     errand: Option<Box<Errand>>,
+    /// Anchors of which nobody gives some stage any more: their holders went before anybody had a copy.
+    barren: BTreeSet<Step>,
 }
 
 impl Holding {
-    pub(crate) fn anchors(&self) -> &[Anchor] {
-        &self.anchors
+    /// The steps from which others' stages can be had.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = Step> {
+        self.anchors.iter().map(|anchor| anchor.step).filter(|step| !self.barren.contains(step))
+    }
+
+    /// Whether members posted anything beyond the first step.
+    pub(crate) fn knows_more(&self) -> bool {
+        self.anchors.iter().any(|anchor| anchor.step > Step(0))
     }
 
     /// The ledger has moved on; whether there is a newer anchor. Weights that a founder brought along are the first one.
@@ -126,6 +138,13 @@ impl Holding {
         };
         let holders = anchor.map(|anchor| anchor.holders(range, &cx.config.node)).unwrap_or_default();
         let Some(state) = assemble(&cx.config.genesis.model, range, step, layers, progress) else { return false };
+        let pinned = shelf.pinned();
+        let missing =
+            state.snapshot.layers.iter().any(|one| !pinned.contains(&one.weights) || !pinned.contains(&one.moments));
+        if missing && holders.is_empty() {
+            self.barren.insert(step);
+            return false;
+        }
         self.begin(cx, shelf, true, state, holders);
         true
     }
@@ -157,7 +176,7 @@ impl Holding {
         }
         let (asked, tries) = (BTreeMap::new(), BTreeMap::new());
         let came = Vec::new();
-        let errand = Errand { own, state, wanted, asked, tries, came, holders, rests_until: Time::ZERO };
+        let errand = Errand { own, state, wanted, asked, tries, came, holders, rests_until: Time::ZERO, rests: 0 };
         self.errand = Some(Box::new(errand));
     }
 
@@ -194,12 +213,29 @@ impl Holding {
                 if tries.checked_rem(errand.holders.len()) == Some(0) {
                     // Nobody has it now. It may be that one is away, or that it is gone.
                     errand.rests_until = cx.now.after_ms(REST_MS);
+                    errand.rests = errand.rests.saturating_add(1);
                     cx.timers.set(TimerKind::Retry, Some(errand.rests_until));
                     let (step, stages) = (errand.state.snapshot.step, errand.state.range);
                     cx.event(Event::StagesMissing { step, stages, blob: hash, fault });
                 }
                 errand.wanted.push_back(hash);
             }
+        }
+        true
+    }
+
+    /// Gives up an anchor of which stages that this node is to train are not to be had; whether it did so now.
+    pub(crate) fn despair(&mut self, cx: &mut Cx<'_>, shelf: &Shelf) -> bool {
+        let hopeless = |errand: &Errand| errand.own && errand.rests >= RESTS_MAX;
+        let Some(step) =
+            self.errand.as_deref().filter(|errand| hopeless(errand)).map(|errand| errand.state.snapshot.step)
+        else {
+            return false;
+        };
+        self.give_up(cx, shelf);
+        self.barren.insert(step);
+        while self.barren.len() > ANCHORS_KEPT {
+            self.barren.pop_first();
         }
         true
     }

@@ -57,7 +57,8 @@ impl Solo {
     pub(super) fn wanted_step(&self, config: &Config) -> Option<Step> {
         match &self.quorum {
             Some(quorum) => quorum.going(),
-            None => self.steps(config).last().copied(),
+            // Nobody begins anew while the network knows of more.
+            None => self.steps(config).last().copied().filter(|step| *step > Step(0) || !self.holding.knows_more()),
         }
     }
 
@@ -75,7 +76,7 @@ impl Solo {
     fn steps(&self, config: &Config) -> Vec<Step> {
         let range = self.range(config);
         let saved = self.shelf.states().iter().filter(|state| state.range == range).map(|state| state.snapshot.step);
-        let posted = self.holding.anchors().iter().map(|anchor| anchor.step);
+        let posted = self.holding.steps();
         let steps: BTreeSet<Step> = saved.chain(posted).chain([Step(0)]).collect();
         steps.into_iter().collect()
     }
@@ -210,7 +211,11 @@ impl Solo {
         id: RequestId,
         result: Result<(), FetchFault>,
     ) {
-        if !self.holding.on_fetched(cx, id, result) {
+        let taken = self.holding.on_fetched(cx, id, result);
+        if taken && self.holding.despair(cx, &self.shelf) {
+            self.lose_quorum(cx);
+        }
+        if !taken {
             match &mut self.quorum {
                 Some(quorum) => quorum.on_fetched(cx, id, result),
                 None => cx.requests.unknown = cx.requests.unknown.saturating_add(1),
