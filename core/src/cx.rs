@@ -15,7 +15,7 @@ use crate::agent::quorum::Assignment;
 use crate::config::Config;
 use crate::io::{Command, Event, FetchFault, JobKind, Outbox, Output, TimerKind};
 use crate::journal::{Journal, JournalFact};
-use crate::node::Part;
+use crate::part::Part;
 
 /// Most requests that wait for an answer.
 const REQUESTS_MAX: usize = 16;

@@ -125,6 +125,7 @@ mod io;
 mod journal;
 pub mod ledger;
 mod node;
+mod part;
 mod sampling;
 pub mod schedule;
 pub mod softfloat;

@@ -4,9 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::fmt;
-use core::ops::{Deref, DerefMut};
 
 use neuroshard_proto::chain::Decided;
 use neuroshard_proto::codec::{self, DecodeError};
@@ -29,6 +27,7 @@ use crate::cx::{Cx, Local, Requests, Timers};
 use crate::io::{Command, Event, Input, JobKind, MAX_OUTPUTS, Misuse, Outbox, Output, PeerFault, TimerKind};
 use crate::journal::{Journal, JournalFact, Keeper, Progress, Record, SavedState};
 use crate::ledger::{Computed, Ledger, Ledgers, Source};
+use crate::part::Part;
 use crate::sampling::Sampler;
 
 /// A NeuroShard node: the whole protocol as one value, without clock, thread, socket, file or float.
@@ -466,42 +465,6 @@ impl Core {
     }
 }
 
-/// A part of the state with the digest of its encoding, which any mutable borrow forgets.
-#[derive(Clone, Default)]
-pub(crate) struct Part<T> {
-    value: T,
-    digest: Cell<Option<Hash>>,
-}
-
-impl<T> Part<T> {
-    fn new(value: T) -> Self {
-        Self { value, digest: Cell::new(None) }
-    }
-}
-
-impl<T: Serialize> Part<T> {
-    fn digest(&self) -> Hash {
-        let digest = self.digest.get().unwrap_or_else(|| Domain::StatePart.hash(&codec::encode(&self.value)));
-        self.digest.set(Some(digest));
-        digest
-    }
-}
-
-impl<T> Deref for Part<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T> DerefMut for Part<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.digest.set(None);
-        &mut self.value
-    }
-}
-
 /// The parts as [`Core::parts`] shows them.
 #[derive(Debug, Serialize)]
 struct PartValues<'a> {
@@ -579,9 +542,8 @@ fn read_journal<R: AsRef<[u8]>>(
         states.extend(first.map(|snapshot| SavedState { range, snapshot, progress: Progress::default() }));
     }
     past.check().map_err(contradiction)?;
-    let fits = |state: &SavedState| {
-        let SavedState { range: LayerRange { start, end }, snapshot, .. } = state;
-        start < end && *end <= range.end && state.range.iter().count() == snapshot.layers.len()
+    let fits = |SavedState { range: LayerRange { start, end }, snapshot, .. }: &SavedState| {
+        start < end && *end <= range.end && (*start..*end).len() == snapshot.layers.len()
     };
     match states.iter().chain(&copies).find(|state| !fits(state)) {
         Some(state) => Err(RestoreError::OtherModel { step: state.snapshot.step }),

@@ -32,7 +32,7 @@ pub enum FormingWord {
     Offer { question: u64, layer_us: u64, declines: Option<Decline> },
     /// Would you take part on these terms?
     Propose { terms: Box<Terms> },
-    /// The node's signature over [`Terms::acceptance_digest`].
+    /// The node's signature over [`Terms::digest`].
     Accept { quorum: QuorumId, signature: Signature },
     /// The node takes no part.
     Decline { quorum: QuorumId, why: Decline },

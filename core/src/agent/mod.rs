@@ -7,6 +7,7 @@ pub(crate) mod holding;
 pub(crate) mod liveness;
 mod member;
 pub(crate) mod mode;
+mod pace;
 pub(crate) mod partition;
 pub(crate) mod quorum;
 pub(crate) mod shelf;

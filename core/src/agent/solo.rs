@@ -12,12 +12,13 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, Mode, Ratio, RequestId, Snapshot, Step, Time, mutant,
+    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, Mode, RequestId, Snapshot, Step, Time, mutant,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::agent::answer::{answer_name, contradiction};
 use crate::agent::holding::Holding;
+use crate::agent::pace::Pace;
 use crate::agent::quorum::Quorum;
 use crate::agent::shelf::Shelf;
 use crate::config::Config;
@@ -101,38 +102,6 @@ pub(super) struct Stepping {
     loss_micro: i64,
     tokens: u64,
     rate: F32,
-}
-
-/// How often something that interrupts training is done: after so many steps or so long, but within a share of the time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Pace {
-    /// Step and time of the last one; `None` before the first.
-    last: Option<(Step, Time)>,
-    /// What the last one cost.
-    cost_ms: u64,
-    /// Not before this.
-    not_before: Time,
-}
-
-impl Pace {
-    fn done(&mut self, step: Step, started: Time, now: Time) {
-        self.cost_ms = now.ms_since(started);
-        self.last = Some((step, now));
-    }
-
-    /// Whether `share` of the time since the last one pays for the next.
-    fn affordable(&self, now: Time, share: Ratio) -> bool {
-        let Some((_, last)) = self.last else { return now >= self.not_before };
-        now >= self.not_before && share.of(now.ms_since(last)) >= self.cost_ms
-    }
-
-    fn steps_since(&self, step: Step) -> u64 {
-        self.last.map_or(u64::MAX, |(last, _)| step.0.saturating_sub(last.0))
-    }
-
-    fn ms_since(&self, now: Time) -> u64 {
-        self.last.map_or(0, |(_, last)| now.ms_since(last))
-    }
 }
 
 impl Solo {

@@ -79,7 +79,8 @@ impl fmt::Display for HomeError {
             ),
             Self::OtherStages { path, present, wanted } => write!(
                 f,
-                "the plan gives this node the stages {wanted}, and {} holds trained weights of the stages {present}. Give it                  those, or begin anew with another --data-dir.",
+                "the plan gives this node the stages {wanted}, and {} holds trained weights of the stages {present}. \
+                 Give it those, or begin anew with another --data-dir.",
                 path.display()
             ),
             Self::NoNetwork { path } => {

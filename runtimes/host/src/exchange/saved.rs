@@ -25,7 +25,8 @@ impl SavedModel {
     /// Looks for the newest state that is durable.
     ///
     /// # Errors
-    /// [`ExchangeError::NoWeights`] before the first one, [`ExchangeError::Part`] of a member that has no copies of the others' stages, and whatever is damaged.
+    /// [`ExchangeError::NoWeights`] before the first one, [`ExchangeError::Part`] of a member that has no copies of the
+    /// others' stages, and whatever is damaged.
     pub fn open(root: &Path) -> Result<Self, ExchangeError> {
         let Visit { network, store, core, .. } = Visit::open(root)?;
         let all = network.genesis.model.all_layers();
