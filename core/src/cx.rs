@@ -39,7 +39,7 @@ pub(crate) enum Local {
     Late {
         job: JobKind,
     },
-    /// [`Command::Save`] or [`Command::Stop`].
+    /// [`Command::Save`], [`Command::Stop`] or [`Command::Leave`].
     Command(Command),
     /// The first tick, for the chain.
     Begin,

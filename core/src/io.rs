@@ -62,6 +62,8 @@ pub enum Command {
     Stop,
     /// Put a signed transaction before the validators. [`Event::TransactionDropped`] says if it can never apply.
     Submit(Box<SignedTransaction>),
+    /// Hand over to the other members of this node's quorum, then stop as by [`Command::Stop`]. It takes a minute or two.
+    Leave,
 }
 
 /// Everything a node asks of its host, to be done in the order given.
@@ -196,6 +198,9 @@ pub enum Event {
     StagesMissing { step: Step, stages: LayerRange, blob: Hash, fault: FetchFault },
     /// The members of this node's quorum go on together from the state after this step (PROTOCOL §4).
     QuorumBegan { quorum: QuorumId, term: u64, step: Step },
+    /// The operator takes this node away: it takes part in nothing new, and hands over to the members of its quorum, if
+    /// it is in one.
+    Leaving { quorum: Option<QuorumId> },
 }
 
 /// Why a blob did not come.

@@ -412,6 +412,7 @@ impl Core {
                 Local::Mode(mode) => solo.on_mode(&mut cx, &self.sampler, mode),
                 Local::Answer { id, job, result } => solo.on_answer(&mut cx, &self.sampler, id, job, result),
                 Local::Late { job } => solo.on_late(&mut cx, &self.sampler, job),
+                Local::Command(Command::Leave) => forming.on_leave(&mut cx, chain.ledger()),
                 Local::Command(command) => solo.on_command(&mut cx, &self.sampler, command),
                 Local::Timer(TimerKind::Retry) => solo.on_retry(&mut cx, &self.sampler),
                 Local::Timer(TimerKind::Quorum) => solo.on_quorum_timer(&mut cx, &self.sampler),

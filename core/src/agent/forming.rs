@@ -17,6 +17,7 @@ use neuroshard_proto::{
 };
 use serde::Serialize;
 
+use super::leaving::Leaving;
 use super::partition::{Crew, Skill, Task};
 use super::quorum::Assignment;
 use crate::count::wide;
@@ -113,6 +114,9 @@ pub(crate) struct Forming {
     /// The newest step after which the whole model was posted, and when that was heard of.
     anchor: (Step, Time),
     draws: Stream,
+    /// This node is about to leave. Last, and left out where it is not: traces from before still replay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaving: Option<Leaving>,
 }
 
 impl Forming {
@@ -130,6 +134,7 @@ impl Forming {
             improve_at: Time::ZERO,
             anchor: (Step(0), Time::ZERO),
             draws: Stream::new(seed, "forming", 0),
+            leaving: None,
         }
     }
 
@@ -152,6 +157,16 @@ impl Forming {
     /// How this node's own training stands to what was posted, and whether it is persisted.
     pub(crate) fn on_progress(&mut self, (ahead, unsaved): (bool, bool)) {
         (self.ahead, self.unsaved) = (ahead, unsaved);
+    }
+
+    /// The operator takes this node away.
+    pub(crate) fn on_leave(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
+        if self.leaving.is_none() {
+            self.state = State::Resting;
+            cx.event(Event::Leaving { quorum: ledger.quorum_of(&cx.config.node).map(|(id, _)| id) });
+            self.leaving = Some(Leaving::begin(cx, ledger, self.anchor));
+        }
+        self.arm(cx, ledger);
     }
 
     /// Members of the quorum do not answer.
@@ -191,6 +206,7 @@ impl Forming {
             });
             cx.tell(Local::Assigned(assignment));
         }
+        self.leave(cx, ledger);
         self.arm(cx, ledger);
     }
 
@@ -198,7 +214,8 @@ impl Forming {
     fn skill(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Skill> {
         let (layer_us, _) = self.layer_us?;
         let wanted = matches!(cx.config.operator.mode, None | Some(Mode::Pipeline));
-        skill_of(ledger, cx.config.node, layer_us, 0).filter(|_| wanted && cx.config.plan.is_none())
+        let stays = self.leaving.is_none();
+        skill_of(ledger, cx.config.node, layer_us, 0).filter(|_| wanted && stays && cx.config.plan.is_none())
     }
 
     fn reason(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Reason> {
@@ -223,8 +240,16 @@ impl Forming {
         (place == 0 && outsiders && fresh && !self.ahead && cx.now >= self.improve_at).then_some(Reason::Faster)
     }
 
+    /// Goes on with leaving, if it does.
+    fn leave(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
+        self.leaving = self.leaving.map(|leaving| leaving.look(cx, ledger, !self.peers.is_empty()));
+    }
+
     /// When there may be something to do.
     fn arm(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
+        if let Some(leaving) = self.leaving {
+            return cx.arm(TimerKind::Form, leaving.wakes());
+        }
         let at = match &self.state {
             State::Asking(asking) => Some(asking.since.after_ms(ASK_MS)),
             State::Proposing(proposal) => Some(proposal.since.after_ms(PROPOSE_MS)),
@@ -240,7 +265,9 @@ impl Forming {
     }
 
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
+        self.leave(cx, ledger);
         match &self.state {
+            State::Resting if self.leaving.is_some() => {}
             State::Resting => {
                 if let Some(reason) = self.reason(cx, ledger).filter(|_| cx.now >= self.look_at) {
                     self.ask(cx, ledger, reason);

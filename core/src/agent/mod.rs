@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod flow;
 pub(crate) mod forming;
 pub(crate) mod holding;
+mod leaving;
 pub(crate) mod liveness;
 mod member;
 pub(crate) mod mode;

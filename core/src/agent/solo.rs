@@ -169,7 +169,7 @@ impl Solo {
         match command {
             Command::Save => self.on_save(cx),
             Command::Stop => self.wish = Wish::Stop,
-            Command::Submit(_) => {}
+            Command::Submit(_) | Command::Leave => {}
         }
         self.advance(cx, sampler);
     }

@@ -125,6 +125,37 @@ fn crashes_and_losses_at_any_moment_cost_time_and_nothing_else() {
 }
 
 #[test]
+fn a_member_that_leaves_hands_over_first_and_the_others_go_on_from_there() {
+    for (seed, leaver) in [(10, 0), (11, 1), (12, 2)] {
+        let mut world = World::network(4, &[], CALM, seed);
+        world.run_ms(150_000);
+        let members = world.members(3);
+        assert!(members.len() > 1, "{members:?}");
+        let leaver = members[leaver % members.len()];
+        let watcher = (leaver + 1) % 4;
+        let (before, begun) = (world.furthest(), world.events(watcher).filter_map(began).count());
+        let took = world.leave(leaver);
+        assert!(took >= 20_000, "it stays for those who fetch what it has, not {took} ms");
+        let left = world.events(leaver).filter(|event| matches!(event, Event::QuorumLeft)).count();
+        assert_eq!(left, 1, "it left its quorum once and entered none");
+        assert!(!world.members(watcher).contains(&leaver), "{:?} with {leaver}", world.members(watcher));
+        let last = Step(world.furthest().0 + 10);
+        world.run_to(last);
+        check(&world, last);
+        let from: Vec<Step> = world.events(watcher).filter_map(began).skip(begun).collect();
+        assert!(from.iter().all(|from| from.0 + 6 >= before.0), "at {before} it left, and they went on from {from:?}");
+    }
+}
+
+#[test]
+fn a_node_in_no_quorum_leaves_at_once() {
+    let mut world = World::network(1, &[], CALM, 13);
+    world.run_to(Step(5));
+    let took = world.leave(0);
+    assert!(took < 5000, "{took} ms");
+}
+
+#[test]
 fn who_stands_by_says_so() {
     let mut world = World::network(3, &[], Weather { latest_ms: 4000, ..CALM }, 9);
     world.run_ms(120_000);

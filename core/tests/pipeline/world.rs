@@ -270,6 +270,18 @@ impl World {
         panic!("a node that is asked to stop does, and soon");
     }
 
+    /// The operator takes a node away for good; returns how long it took.
+    pub(crate) fn leave(&mut self, place: usize) -> u64 {
+        let began = self.now;
+        self.input(place, Input::Command(Command::Leave));
+        while !self.nodes[place].events.iter().any(|event| matches!(event, Event::Stopped { .. })) {
+            assert!(self.now < began + 300_000, "a node that is asked to leave stops");
+            assert!(self.turn(), "and does not wait for nothing");
+        }
+        self.kill(place);
+        self.now - began
+    }
+
     /// In this batch a value leaves its range at a member.
     pub(crate) fn void(&mut self, place: usize, batch: u64) {
         self.nodes[place].executor.voids.insert(batch);

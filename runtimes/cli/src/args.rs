@@ -151,6 +151,8 @@ pub(crate) enum Command {
     },
     /// Tell how the node stands, whether it runs or not
     Status,
+    /// Take the node that runs away for good: it hands its stages over to the others first, then stops
+    Leave,
     /// Look for what could keep a node from working, one line each
     Doctor(DoctorFlags),
     /// Print the protocol's numbers as they are in force

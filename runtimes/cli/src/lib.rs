@@ -90,6 +90,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Join(flags)) => run::run(runtime, &settings, Some(&flags.door), &log),
         Some(Command::Invite { days }) => commands::invite::invite(&settings, *days),
         Some(Command::Status) => commands::status::status(&settings),
+        Some(Command::Leave) => commands::leave::leave(&settings),
         Some(Command::Doctor(flags)) => commands::doctor::doctor(runtime, &settings, flags.network),
         Some(Command::Params) => commands::params::params(&settings),
         Some(Command::Data(DataCommand::Pack { paths, out, preset })) => {

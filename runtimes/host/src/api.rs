@@ -1,6 +1,7 @@
 //! The local HTTP API of a running node, on the loopback interface, for whoever can read the token in the data directory:
 //! `/status`, `/network`, `/quorums`, `/nodes`, `/layers`, `/nodes/NODE/why`, `/accounts/OWNER` and its `/history`,
-//! `/transactions/ID` (JSON), `/metrics` (OpenMetrics text), and `POST /transactions`.
+//! `/transactions/ID` (JSON), `/metrics` (OpenMetrics text), `POST /transactions`
+//! and `POST /leave`.
 
 use std::fmt;
 use std::fs;
@@ -122,6 +123,7 @@ fn routes(handle: Handle) -> Routes {
             (Method::Get, "/nodes") => Some(json(&training::nodes(&live.agreed.ledger()))),
             (Method::Get, "/layers") => Some(json(&live.agreed.layers())),
             (Method::Post, "/transactions") => Some(submit(&handle, request.body)),
+            (Method::Post, "/leave") => Some(leave(&handle)),
             (Method::Get, path) => agreed(live, path),
             (Method::Post, _) => None,
         }
@@ -184,11 +186,16 @@ fn submit(handle: &Handle, body: &[u8]) -> Response {
         Err(refusal) => return Response::text(http::Status::Conflict, &refusal.to_string()),
     }
     let id = signed.transaction.digest(ledger.network()).to_string();
-    if handle.command(Command::Submit(Box::new(signed))) {
-        json(&serde_json::json!({ "id": id }))
-    } else {
-        Response::text(http::Status::Busy, "the node is too busy to take it; try again")
-    }
+    if handle.command(Command::Submit(Box::new(signed))) { json(&serde_json::json!({ "id": id })) } else { busy() }
+}
+
+/// Lets the node hand over and stop.
+fn leave(handle: &Handle) -> Response {
+    if handle.command(Command::Leave) { json(&serde_json::json!({ "leaving": true })) } else { busy() }
+}
+
+fn busy() -> Response {
+    Response::text(http::Status::Busy, "the node is too busy to take it; try again")
 }
 
 /// A running node's local API, for this machine's own tools.
@@ -248,6 +255,14 @@ impl Client {
     pub fn submit(&self, signed: &SignedTransaction) -> Result<Hash, ClientError> {
         let answer: serde_json::Value = parsed(exchange(&self.access, "POST", "/transactions", &to_hex(signed)))?;
         answer["id"].as_str().and_then(Hash::from_hex).ok_or(ClientError::Answer)
+    }
+
+    /// Asks the node to hand over to the members of its quorum, and then to stop.
+    ///
+    /// # Errors
+    /// If nobody answers, or the node is too busy.
+    pub fn leave(&self) -> Result<(), ClientError> {
+        parsed(exchange(&self.access, "POST", "/leave", "")).map(|_: serde_json::Value| ())
     }
 }
 

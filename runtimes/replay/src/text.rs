@@ -36,6 +36,7 @@ impl fmt::Display for InputLine<'_> {
             Input::Fetched { id, result: Err(why) } => write!(f, " #{id} failed: {why:?}"),
             Input::Command(Command::Save) => f.write_str(" save"),
             Input::Command(Command::Stop) => f.write_str(" stop"),
+            Input::Command(Command::Leave) => f.write_str(" leave"),
             Input::Command(Command::Submit(signed)) => {
                 let transaction = &signed.transaction;
                 write!(f, " submit a transaction of {:.8}: {}", transaction.signer(), Wish(&transaction.action))
@@ -286,6 +287,8 @@ fn write_event(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
             write!(f, " joined quorum {quorum:.8} of {members}, stages {stages}")
         }
         Event::QuorumLeft => f.write_str(" is in no quorum"),
+        Event::Leaving { quorum: Some(quorum) } => write!(f, " leaves quorum {quorum:.8} for good"),
+        Event::Leaving { quorum: None } => f.write_str(" leaves for good"),
         Event::QuorumBegan { quorum, term, step } => {
             write!(f, " quorum {quorum:.8} goes on from step {step} in term {term}")
         }

@@ -125,3 +125,28 @@ fn two_nodes_with_room_for_a_part_train_together_and_say_who_runs_what() {
     let words = scratch.run("b", "network nodes").stdout;
     assert!(words.contains(&a[..16]) && words.contains("in quorum"), "{words}");
 }
+
+#[test]
+fn a_member_that_is_taken_away_hands_over_and_the_other_goes_on() {
+    let scratch = Scratch::new();
+    let config = config(&scratch);
+    let mut first = scratch.start("a", &format!("run --config {config} --threads 1 --listen 127.0.0.1:0"));
+    first.wait_for("listening", |_| true);
+    described(&scratch, "a");
+    let invite = json(&scratch, "a", "invite");
+    let mut second = scratch.start("b", &format!("join {} --threads 1", invite["invite"].as_str().unwrap()));
+    for node in [&mut first, &mut second] {
+        node.wait_for("quorum_joined", |line| line["members"] == 2);
+        node.wait_for("quorum_began", |_| true);
+    }
+    let left = json(&scratch, "b", "leave");
+    assert_eq!(left["left"], true, "{left}");
+    let quorum = second.wait_for("leaving", |_| true)["quorum"].clone();
+    assert!(quorum.is_string(), "it had something to hand over");
+    second.wait_for("quorum_left", |_| true);
+    assert!(second.finish().success());
+    let step = json(&scratch, "a", "status")["step"].as_u64().unwrap();
+    assert!(step + 1 >= left["saved"].as_u64().unwrap(), "{step} and {left}");
+    first.wait_for_step(step + 3);
+    scratch.run("b", "leave").failed(1, &["no node runs", "neuroshard run"]);
+}

@@ -6,6 +6,7 @@ pub(crate) mod exchange;
 pub(crate) mod generate;
 pub(crate) mod invite;
 pub(crate) mod keys;
+pub(crate) mod leave;
 pub(crate) mod logits;
 pub(crate) mod network;
 pub(crate) mod params;

@@ -78,6 +78,11 @@ enum Line<'a> {
     QuorumLeft {
         at_ms: u64,
     },
+    /// The operator takes the node away; it hands over to the members of its quorum, if it is in one.
+    Leaving {
+        quorum: Option<String>,
+        at_ms: u64,
+    },
     /// Nobody had a blob of stages that others persisted; it is tried again.
     StagesMissing {
         step: u64,
@@ -338,6 +343,7 @@ fn report_line<'a>(report: &'a Report, follower: Option<&'a Follower>) -> Option
             Line::QuorumJoined { quorum: quorum.to_string(), members: *members, stages: stages.to_string(), at_ms: at }
         }
         Event::QuorumLeft => Line::QuorumLeft { at_ms: at },
+        Event::Leaving { quorum } => Line::Leaving { quorum: quorum.map(|quorum| quorum.to_string()), at_ms: at },
         Event::StagesMissing { step, stages, blob, fault } => Line::StagesMissing {
             step: step.0,
             stages: stages.to_string(),

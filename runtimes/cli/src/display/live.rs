@@ -142,6 +142,7 @@ impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
                         | Event::PeerDown { .. }
                         | Event::QuorumJoined { .. }
                         | Event::QuorumLeft
+                        | Event::Leaving { .. }
                         | Event::StagesMissing { .. }
                         | Event::QuorumBegan { .. }
                         | Event::StepLimit { .. }

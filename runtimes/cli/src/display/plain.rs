@@ -230,6 +230,8 @@ pub(super) fn event_words(event: &Event, follower: Option<&Follower>) -> Option<
             ("quorum", format!("a member of quorum {quorum:.8} of {members}, runs stages {stages}"))
         }
         Event::QuorumLeft => ("quorum", "a member of no quorum any more".to_owned()),
+        Event::Leaving { quorum: Some(_) } => ("leaving", "hands its stages over to the others, then stops".to_owned()),
+        Event::Leaving { quorum: None } => ("leaving", "nothing to hand over".to_owned()),
         Event::StagesMissing { step, stages, fault, .. } => {
             let why = match fault {
                 FetchFault::Unreachable => "none of those who had them can be reached",
