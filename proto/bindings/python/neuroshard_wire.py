@@ -1719,6 +1719,10 @@ class Event:
         term: int
         step: Step
 
+    @dataclass(frozen=True)
+    class Leaving:
+        quorum: Optional[QuorumId]
+
 
 _Event = _Enum(
     "Event",
@@ -1748,6 +1752,7 @@ _Event = _Enum(
     _Struct(Event.QuorumLeft),
     _Struct(Event.StagesMissing, _Step, _LayerRange, _Hash, _FetchFault),
     _Struct(Event.QuorumBegan, _QuorumId, _Uint(64), _Step),
+    _Struct(Event.Leaving, _Option(_QuorumId)),
 )
 
 
@@ -2411,12 +2416,17 @@ class Command:
     class Submit:
         value: SignedTransaction
 
+    @dataclass(frozen=True)
+    class Leave:
+        pass
+
 
 _Command = _Enum(
     "Command",
     _Struct(Command.Save),
     _Struct(Command.Stop),
     _Struct(Command.Submit, _SignedTransaction),
+    _Struct(Command.Leave),
 )
 
 
