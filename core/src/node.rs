@@ -429,15 +429,15 @@ impl Core {
                     forming.on_speed(&mut cx, chain.ledger(), layer_us, tier);
                 }
                 Local::Peer { node, up } => {
-                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_progress(solo.reached(&self.config, chain.ledger()));
                     forming.on_peer(&mut cx, chain.ledger(), node, up);
                 }
                 Local::Forming(message) => {
-                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_progress(solo.reached(&self.config, chain.ledger()));
                     forming.on_message(&mut cx, chain.ledger(), &message);
                 }
                 Local::Timer(TimerKind::Form) => {
-                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_progress(solo.reached(&self.config, chain.ledger()));
                     forming.on_timer(&mut cx, chain.ledger());
                 }
                 Local::Silent(nodes) => forming.on_silent(&mut cx, chain.ledger(), nodes),
@@ -452,7 +452,7 @@ impl Core {
                 }
                 Local::Head => {
                     mode.on_head(&mut cx, chain.ledger());
-                    forming.on_progress(solo.is_ahead(&self.config, chain.ledger()));
+                    forming.on_progress(solo.reached(&self.config, chain.ledger()));
                     forming.on_head(&mut cx, chain.ledger());
                     solo.on_head(&mut cx, &self.sampler, chain.ledger());
                 }

@@ -220,10 +220,11 @@ impl Flow {
         self.jobs.push_back((id, task));
     }
 
-    /// A task that was answered.
-    pub(crate) fn answered(&mut self, id: RequestId) -> Option<Task> {
+    /// A task that was answered, and whether all that were given before it have been. Executors do one after the other, so an
+    /// answer that comes before an earlier one says that the earlier one is lost.
+    pub(crate) fn answered(&mut self, id: RequestId) -> Option<(Task, bool)> {
         let place = self.jobs.iter().position(|(job, _)| *job == id)?;
-        self.jobs.remove(place).map(|(_, task)| task)
+        self.jobs.remove(place).map(|(_, task)| (task, place == 0))
     }
 
     /// Jobs that are under way.

@@ -45,10 +45,17 @@ const BACK_OFF_MS: u64 = 1000;
 const IMPROVE_MS: u64 = 20_000;
 /// So long after members posted what they persisted, little is lost if they begin again from there.
 const FRESH_MS: u64 = 3000;
+/// A quorum that has not posted for so long does not wait for that, if it is worth going back.
+const SELDOM_MS: u64 = 60_000;
 /// Members look after silent ones one after the other.
 const TURN_MS: u64 = 3000;
 /// What a step between posted states takes at least, as far as can be told beforehand.
 const POST_US: u64 = 20_000_000;
+
+/// A quorum that cannot train for so long, and finds no replacement, is ended (PROTOCOL §4).
+const DISSOLVE_MS: u64 = 120_000;
+/// An end that is not on the ledger after so long was lost.
+const DISSOLVE_AGAIN_MS: u64 = 20_000;
 
 /// Why a node looks for members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -95,6 +102,17 @@ struct Proposal {
     skills: Vec<Skill>,
 }
 
+/// How a node's own training stands to what was posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Reached {
+    /// The step that it has taken.
+    pub(crate) step: Step,
+    /// This node alone has trained further than what was posted: nobody else could go on from there.
+    pub(crate) ahead: bool,
+    /// What it trained is being persisted, and would be lost if it were given stages now.
+    pub(crate) unsaved: bool,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Forming {
@@ -105,10 +123,9 @@ pub(crate) struct Forming {
     /// Whom this node gave its word to, and until when.
     reserved: Option<(QuorumId, Time)>,
     assigned: Option<QuorumId>,
-    /// This node alone has trained further than what was posted: nobody else could go on from there.
-    ahead: bool,
-    /// What it trained is being persisted, and would be lost if it were given stages now.
-    unsaved: bool,
+    /// When this node's quorum is to be ended, because it cannot train.
+    dissolve_at: Option<Time>,
+    reached: Reached,
     look_at: Time,
     improve_at: Time,
     /// The newest step after which the whole model was posted, and when that was heard of.
@@ -128,8 +145,8 @@ impl Forming {
             state: State::Resting,
             reserved: None,
             assigned: None,
-            ahead: false,
-            unsaved: false,
+            dissolve_at: None,
+            reached: Reached::default(),
             look_at: Time::ZERO,
             improve_at: Time::ZERO,
             anchor: (Step(0), Time::ZERO),
@@ -154,9 +171,8 @@ impl Forming {
         self.arm(cx, ledger);
     }
 
-    /// How this node's own training stands to what was posted, and whether it is persisted.
-    pub(crate) fn on_progress(&mut self, (ahead, unsaved): (bool, bool)) {
-        (self.ahead, self.unsaved) = (ahead, unsaved);
+    pub(crate) const fn on_progress(&mut self, reached: Reached) {
+        self.reached = reached;
     }
 
     /// The operator takes this node away.
@@ -192,6 +208,7 @@ impl Forming {
         if cx.config.plan.is_none() && self.assigned != mine.map(|(id, _)| id) {
             self.assigned = mine.map(|(id, _)| id);
             self.reserved = None;
+            self.dissolve_at = None;
             self.silent.clear();
             self.rest(cx);
             self.improve_at = cx.now.after_ms(IMPROVE_MS);
@@ -220,7 +237,7 @@ impl Forming {
 
     fn reason(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Reason> {
         let Some((_, quorum)) = ledger.quorum_of(&cx.config.node) else {
-            let alone = self.peers.is_empty() || self.unsaved;
+            let alone = self.peers.is_empty() || self.reached.unsaved;
             return (!alone && ledger.active_quorums().next().is_none()).then_some(Reason::None);
         };
         if !self.silent.is_empty() {
@@ -235,9 +252,26 @@ impl Forming {
             return Some(Reason::Renewal);
         }
         // Members begin again from what was posted last: little is lost just after that.
-        let fresh = cx.now.ms_since(self.anchor.1) < FRESH_MS;
+        let since = cx.now.ms_since(self.anchor.1);
+        let due = !(FRESH_MS..SELDOM_MS).contains(&since) && cx.now >= self.improve_at;
         let outsiders = self.peers.iter().any(|node| quorum.plan.place(node).is_none());
-        (place == 0 && outsiders && fresh && !self.ahead && cx.now >= self.improve_at).then_some(Reason::Faster)
+        (place == 0 && outsiders && due && !self.reached.ahead).then_some(Reason::Faster)
+    }
+
+    /// Ends a quorum in which nothing can be trained: members are silent and nobody takes their place, or this node's own
+    /// device is not to be had.
+    fn dissolve(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
+        let ails = !self.silent.is_empty() || self.layer_us.is_none();
+        let quorum = ledger.quorum_of(&cx.config.node).filter(|_| ails && cx.config.plan.is_none());
+        let Some((quorum, _)) = quorum else {
+            self.dissolve_at = None;
+            return;
+        };
+        let at = *self.dissolve_at.get_or_insert(cx.now.after_ms(DISSOLVE_MS));
+        if cx.now >= at {
+            self.dissolve_at = Some(cx.now.after_ms(DISSOLVE_AGAIN_MS));
+            cx.tell(Local::Act { action: Box::new(Action::EndQuorum { quorum }), after: None });
+        }
     }
 
     /// Goes on with leaving, if it does.
@@ -250,6 +284,7 @@ impl Forming {
         if let Some(leaving) = self.leaving {
             return cx.arm(TimerKind::Form, leaving.wakes());
         }
+        self.dissolve(cx, ledger);
         let at = match &self.state {
             State::Asking(asking) => Some(asking.since.after_ms(ASK_MS)),
             State::Proposing(proposal) => Some(proposal.since.after_ms(PROPOSE_MS)),
@@ -257,11 +292,11 @@ impl Forming {
             State::Resting if self.skill(cx, ledger).is_none() => None,
             State::Resting => match self.reason(cx, ledger) {
                 Some(_) => Some(self.look_at.max(cx.now)),
-                None if self.unsaved && !self.peers.is_empty() => Some(cx.now.after_ms(1000)),
+                None if self.reached.unsaved && !self.peers.is_empty() => Some(cx.now.after_ms(1000)),
                 None => self.assigned.map(|_| self.improve_at.max(cx.now.after_ms(1000))),
             },
         };
-        cx.arm(TimerKind::Form, at);
+        cx.arm(TimerKind::Form, at.into_iter().chain(self.dissolve_at).min());
     }
 
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
@@ -294,8 +329,9 @@ impl Forming {
     fn ask(&mut self, cx: &mut Cx<'_>, ledger: &Ledger, reason: Reason) {
         let question = self.draws.next_u64();
         // Who is ahead begins alone, and posts what it has.
-        let able =
-            |node: &&NodeId| !self.ahead && !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some();
+        let able = |node: &&NodeId| {
+            !self.reached.ahead && !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some()
+        };
         let asked: Vec<NodeId> = self.peers.iter().filter(able).take(ASKED_MAX).copied().collect();
         let asking = Asking { reason, question, since: cx.now, asked: asked.len(), skills: Vec::new() };
         self.state = State::Asking(Box::new(asking));
@@ -326,7 +362,7 @@ impl Forming {
         let Some((layer_us, _)) = self.layer_us else { return };
         let declines = if self.skill(cx, ledger).is_none() {
             Some(Decline::Unwilling)
-        } else if self.ahead {
+        } else if self.reached.ahead {
             Some(Decline::Ahead)
         } else {
             self.is_reserved(cx.now, None).then_some(Decline::Reserved)
@@ -394,7 +430,8 @@ impl Forming {
             members_min: usize::try_from(row.quorum_size).unwrap_or(usize::MAX),
         };
         let mine = ledger.quorum_of(&cx.config.node);
-        let Some(crew) = self.crew(&task, own, &skills, reason, mine.map(|(_, quorum)| quorum)) else { return false };
+        let now = mine.map(|(_, quorum)| (quorum, quorum.ends_ms.saturating_sub(ledger.protocol_ms())));
+        let Some(crew) = self.crew(&task, own, &skills, reason, now) else { return false };
         let batches = POST_US.div_ceil(crew.batch_us.max(1)).div_ceil(u64::from(row.sync_interval)).max(1);
         let snapshot_steps = u32::try_from(batches).unwrap_or(u32::MAX).saturating_mul(row.sync_interval);
         let Ok(members) = List::try_from(crew.members) else { return false };
@@ -416,25 +453,37 @@ impl Forming {
         true
     }
 
-    /// The members to propose, if it is worth it.
+    /// The members to propose, if it is worth it. `now` is the quorum of today, and how long its session still lasts.
     fn crew(
         &self,
         task: &Task<'_>,
         own: Skill,
         skills: &[Skill],
         reason: Reason,
-        now: Option<&Quorum>,
+        now: Option<(&Quorum, u64)>,
     ) -> Option<Crew> {
         let best = task.choose(own, skills)?;
-        let Some(now) = now else { return Some(best) };
+        let Some((now, left_ms)) = now else { return Some(best) };
         let all: Vec<Skill> = skills.iter().copied().chain([own]).collect();
         let members: &[Member] = &now.plan.members;
         let today = task.batch_us(members, &all);
-        let faster = today.is_none_or(|today| u128::from(best.batch_us) * 10 <= u128::from(today) * 8);
+        let soon = u128::from(best.batch_us);
+        let faster = |left_us: u128, again: u64| {
+            // What was trained since the last post is trained again, and then what is left, in at most 80 % of the time.
+            today.is_none_or(|today| {
+                let again = u128::from(again).saturating_mul(soon);
+                let rest = left_us.saturating_mul(soon).checked_div(u128::from(today));
+                let takes = again.saturating_add(rest.unwrap_or(u128::MAX));
+                takes.saturating_mul(10) <= left_us.saturating_mul(8)
+            })
+        };
         match reason {
             Reason::None | Reason::Silent => Some(best),
-            Reason::Faster => Some(best).filter(|_| faster && today.is_some()),
-            Reason::Renewal if faster => Some(best),
+            Reason::Faster => {
+                let again = self.reached.step.0.saturating_sub(self.anchor.0.0);
+                Some(best).filter(|_| today.is_some() && faster(u128::from(left_ms).saturating_mul(1000), again))
+            }
+            Reason::Renewal if faster(1_000_000, 0) => Some(best),
             Reason::Renewal => Some(Crew { members: members.to_vec(), batch_us: today? }),
         }
     }
@@ -472,7 +521,7 @@ impl Forming {
         if !fits || terms.plan.check(&cx.config.genesis.model).is_err() || terms.plan.place(&from).is_none() {
             return Err(Decline::Stages);
         }
-        if self.ahead {
+        if self.reached.ahead {
             return Err(Decline::Ahead);
         }
         if ledger.quorum_of(&cx.config.node).is_some_and(|(id, _)| !terms.ends.contains(&id)) {

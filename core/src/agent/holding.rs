@@ -6,7 +6,7 @@
 //! checks the whole against the agreed roots when it takes them up.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -30,6 +30,8 @@ const ANCHORS_KEPT: usize = 2;
 const RESTS_MAX: u32 = 4;
 /// How long a node rests when nobody had a blob.
 const REST_MS: u64 = 2000;
+/// How long an anchor is left alone of which some stage could not be had.
+const BARREN_MS: u64 = 30_000;
 
 /// Stages that a node persisted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,14 +90,21 @@ pub(crate) struct Holding {
     /// The newest last.
     anchors: Vec<Anchor>,
     errand: Option<Box<Errand>>,
-    /// Anchors of which nobody gives some stage any more: their holders went before anybody had a copy.
-    barren: BTreeSet<Step>,
+    /// Anchors of which nobody gave some stage, and until when they are left alone: their holders went before anybody had a
+    /// copy, or cannot be reached for a while.
+    #[serde(serialize_with = "crate::cx::as_pairs")]
+    barren: BTreeMap<Step, Time>,
 }
 
 impl Holding {
     /// The steps from which others' stages can be had.
     pub(crate) fn steps(&self) -> impl Iterator<Item = Step> {
-        self.anchors.iter().map(|anchor| anchor.step).filter(|step| !self.barren.contains(step))
+        self.anchors.iter().map(|anchor| anchor.step).filter(|step| !self.barren.contains_key(step))
+    }
+
+    /// The newest step of which this node knows that all stages were posted, some of them perhaps by itself.
+    pub(crate) fn anchor(&self) -> Option<Step> {
+        self.anchors.last().map(|anchor| anchor.step)
     }
 
     /// Whether members posted anything beyond the first step.
@@ -142,7 +151,7 @@ impl Holding {
         let missing =
             state.snapshot.layers.iter().any(|one| !pinned.contains(&one.weights) || !pinned.contains(&one.moments));
         if missing && holders.is_empty() {
-            self.barren.insert(step);
+            self.leave_alone(cx, step);
             return false;
         }
         self.begin(cx, shelf, true, state, holders);
@@ -233,11 +242,20 @@ impl Holding {
             return false;
         };
         self.give_up(cx, shelf);
-        self.barren.insert(step);
+        self.leave_alone(cx, step);
+        true
+    }
+
+    fn leave_alone(&mut self, cx: &Cx<'_>, step: Step) {
+        self.barren.insert(step, cx.now.after_ms(BARREN_MS));
         while self.barren.len() > ANCHORS_KEPT {
             self.barren.pop_first();
         }
-        true
+    }
+
+    /// Tries again what was left alone for long enough: whoever has it may be there by now.
+    pub(crate) fn forgive(&mut self, now: Time) {
+        self.barren.retain(|_, until| now < *until);
     }
 
     /// Ends what is under way: other stages are wanted now.

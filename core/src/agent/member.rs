@@ -8,17 +8,18 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, Job, LayerRange, List, Mode, POSTED_MAX, Passed, Position, QuorumMessage,
+    BatchId, BatchOutcome, Commitment, Fault, Job, LayerRange, List, Mode, POSTED_MAX, Passed, Position, QuorumMessage,
     RequestId, Returned, Sample, Step, Turned, VoidReason,
 };
 
 use super::flow::{Task, Way};
+use super::forming::Reached;
 use super::quorum::{Assignment, Quorum, Turn};
 use super::solo::{Phase, Solo, snapshots_kept, token_weight};
 use crate::config::Config;
 use crate::count;
 use crate::cx::{Cx, Local};
-use crate::io::{FetchFault, Output};
+use crate::io::{FetchFault, JobKind, Output};
 use crate::journal::Progress;
 use crate::ledger::Ledger;
 use crate::sampling::Sampler;
@@ -62,14 +63,13 @@ impl Solo {
         }
     }
 
-    /// Whether this node has trained the whole model further than what was posted, or than it has persisted.
-    /// What is not persisted yet would be lost if the node were given other stages now: that is said too.
-    pub(crate) fn is_ahead(&self, config: &Config, ledger: &Ledger) -> (bool, bool) {
+    /// How this node's training stands to what was posted.
+    pub(crate) fn reached(&self, config: &Config, ledger: &Ledger) -> Reached {
         let all = config.genesis.model.all_layers();
         let posted = ledger.anchor().map(|anchor| anchor.step).unwrap_or_default();
         let saved = self.shelf.newest(all).map(|state| state.snapshot.step).unwrap_or_default();
         let unsaved = self.quorum.is_none() && self.phase == Phase::Ready && self.step > saved;
-        (saved > posted || unsaved, unsaved)
+        Reached { step: self.step, ahead: saved > posted || unsaved, unsaved }
     }
 
     /// The steps from which this node could go on, in order: those whose states are here, or with others.
@@ -113,7 +113,12 @@ impl Solo {
         self.holding.give_up(cx, &self.shelf);
         self.quorum = assignment.and_then(|assignment| Quorum::new(cx.config, assignment)).map(Box::new);
         match &mut self.quorum {
-            Some(quorum) => quorum.inherit(litter),
+            Some(quorum) => {
+                if self.holding.knows_more() {
+                    quorum.advance();
+                }
+                quorum.inherit(litter);
+            }
             None => litter.into_iter().take(DROPS_MAX).for_each(|hash| cx.out.push(Output::Drop { hash })),
         }
         self.on_quorum_mode(cx);
@@ -125,6 +130,11 @@ impl Solo {
         self.posted = ledger.posted(&cx.config.node, self.range(cx.config));
         if self.holding.learn(cx.config, ledger) {
             self.keep_copies(cx);
+        }
+        if self.holding.knows_more()
+            && let Some(quorum) = &mut self.quorum
+        {
+            quorum.advance();
         }
         self.post(cx);
         self.go_on(cx, sampler);
@@ -161,7 +171,7 @@ impl Solo {
     fn take_in(&mut self, cx: &mut Cx<'_>) {
         let Some((own, state)) = self.holding.go_on(cx) else { return };
         if own {
-            self.shelf.put(cx, state, snapshots_kept(cx.config));
+            self.shelf.put(cx, state, snapshots_kept(cx.config), self.holding.anchor());
         } else {
             self.shelf.copy(cx, state);
             self.keep_copies(cx);
@@ -225,6 +235,7 @@ impl Solo {
     }
 
     pub(crate) fn on_quorum_timer(&mut self, cx: &mut Cx<'_>, sampler: &Sampler) {
+        self.holding.forgive(cx.now);
         let (steps, batch) = (self.steps(cx.config), self.train.map(|(_, batch)| batch));
         if self.trains()
             && self.phase != Phase::Stopped
@@ -245,7 +256,7 @@ impl Solo {
         self.cancel_all(cx);
         self.phase = Phase::Absent;
         if let Some(step) = at {
-            self.shelf.go_back(cx, step);
+            self.shelf.go_back(cx, step, self.holding.anchor());
         }
     }
 
@@ -314,10 +325,13 @@ impl Solo {
     }
 
     /// A part of a batch is done.
-    pub(super) fn on_flow(&mut self, cx: &mut Cx<'_>, id: RequestId, answer: &Commitment) {
+    pub(super) fn on_flow(&mut self, cx: &mut Cx<'_>, id: RequestId, job: JobKind, answer: &Commitment) {
         let (Some(quorum), Some((None, batch))) = (&mut self.quorum, self.train) else { return };
         let Some(flow) = quorum.current(batch) else { return };
-        let Some(task) = flow.answered(id) else { return };
+        let Some((task, in_order)) = flow.answered(id) else { return };
+        if !in_order {
+            return self.reload(cx, job, &Fault::device("the answer to an earlier job never came"));
+        }
         let (spent, made) = match (task, answer) {
             (Task::Forward { index, .. }, Commitment::Forward(Passed::Done { output })) => {
                 flow.make(Way::Forward, index, *output);

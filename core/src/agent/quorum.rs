@@ -97,6 +97,10 @@ pub(crate) struct Quorum {
     /// Since when each member owes an answer, by place.
     #[serde(serialize_with = "crate::cx::as_pairs")]
     owing: BTreeMap<usize, Time>,
+    /// Members that were called silent last.
+    silent: Vec<NodeId>,
+    /// The model is known to have been trained further than its beginning, by states that can be had again.
+    advanced: bool,
 }
 
 impl Quorum {
@@ -116,6 +120,9 @@ impl Quorum {
             litter: VecDeque::new(),
             strays: BTreeMap::new(),
             owing: BTreeMap::new(),
+            silent: Vec::new(),
+            // By a plan made by hand members wait for who has not come with what it has.
+            advanced: config.plan.is_some(),
             plan,
         })
     }
@@ -137,6 +144,11 @@ impl Quorum {
             self.plan.members.get(place).map(|member| member.stages).filter(|_| back < members)
         };
         (1..=count::place(COPIES_MAX)).filter_map(before)
+    }
+
+    /// All stages were posted after some step.
+    pub(crate) const fn advance(&mut self) {
+        self.advanced = true;
     }
 
     /// Goes on as it is under another name: the same members agreed to the same plan once more. False if it is another plan.
@@ -227,8 +239,9 @@ impl Quorum {
         let first = all.next().map(Vec::as_slice).unwrap_or_default();
         let common = first.iter().filter(|step| reports.values().all(|steps| steps.contains(step))).max();
         let step = common.copied().unwrap_or_default();
-        if step == Step(0) && reports.values().any(|steps| steps.iter().any(|step| *step > Step(0))) {
-            // Some have not heard yet from where the others could go on. Nobody begins anew while anybody knows more.
+        if step == Step(0) && self.advanced && reports.values().any(|steps| steps.iter().any(|step| *step > Step(0))) {
+            // Some have not heard yet from where the others could go on. Nobody begins anew while anybody knows more. What
+            // one member alone has of a step that was never posted whole is of no use to anybody.
             let own = first.to_vec();
             self.phase = Phase::Gathering(BTreeMap::from([(self.stand.place, own)]));
             return Turn::Halt;
@@ -497,12 +510,23 @@ impl Quorum {
         }
     }
 
-    /// Looks whether things move; if not, says what is missing.
+    /// Looks whether things move; if not, says what is missing. Tells whenever other members than before are silent.
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>, batch: Option<BatchId>, steps: &[Step]) {
         cx.arm(TimerKind::Quorum, Some(cx.now.after_ms(PATIENCE_MS)));
-        if core::mem::take(&mut self.moved) {
-            return;
+        if !core::mem::take(&mut self.moved) {
+            self.complain(cx, batch, steps);
         }
+        let late = |since: &Time| cx.now.ms_since(*since) >= LOST_MS;
+        let late = self.owing.iter().filter(|(_, since)| late(since));
+        let silent = late.filter_map(|(place, _)| self.plan.members.get(*place)).map(|member| member.node).collect();
+        if silent != self.silent {
+            self.silent.clone_from(&silent);
+            cx.tell(Local::Silent(silent));
+        }
+    }
+
+    /// Says what is missing.
+    fn complain(&mut self, cx: &mut Cx<'_>, batch: Option<BatchId>, steps: &[Step]) {
         match &mut self.phase {
             Phase::Waiting if self.stand.is_first() => {}
             Phase::Waiting => {
@@ -519,13 +543,6 @@ impl Quorum {
                 let complaints = flow.map(|flow| self.complaints(flow)).unwrap_or_default();
                 complaints.into_iter().for_each(|(place, word)| self.ask(cx, place, word));
             }
-        }
-        let late = |since: &Time| cx.now.ms_since(*since) >= LOST_MS;
-        let lost =
-            self.owing.iter().filter(|(_, since)| late(since)).filter_map(|(place, _)| self.plan.members.get(*place));
-        let lost: Vec<NodeId> = lost.map(|member| member.node).collect();
-        if !lost.is_empty() {
-            cx.tell(Local::Silent(lost));
         }
     }
 

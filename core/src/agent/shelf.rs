@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::count::place;
 use crate::cx::Cx;
 use crate::io::{Event, Output};
-use crate::journal::{COPIES_MAX, JournalFact, Keeper, SavedState};
+use crate::journal::{COPIES_MAX, JournalFact, Keeper, SNAPSHOTS_MAX, SavedState};
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -74,12 +74,20 @@ impl Shelf {
         self.copies.iter().any(|copy| copy.range == range && copy.snapshot.step >= step)
     }
 
-    /// Takes a state of this node's, and lets go of older ones beyond so many.
-    pub(crate) fn put(&mut self, cx: &mut Cx<'_>, state: SavedState, most: usize) -> JournalSeq {
+    /// Takes a state of this node's, and lets go of older ones beyond so many. Those of the anchor stay beyond that: others
+    /// may know of no other holder, and all would be lost with it.
+    pub(crate) fn put(&mut self, cx: &mut Cx<'_>, state: SavedState, most: usize, anchor: Option<Step>) -> JournalSeq {
         self.change(cx, |shelf| {
             shelf.states.retain(|other| (other.range, other.snapshot.step) != (state.range, state.snapshot.step));
             shelf.states.push(state);
-            shelf.states.drain(..shelf.states.len().saturating_sub(most));
+            while shelf.states.len() > most {
+                let before = shelf.states.len().saturating_sub(1);
+                let spare = |state: &SavedState| Some(state.snapshot.step) != anchor;
+                let spare = shelf.states.iter().take(before).position(spare);
+                let full = shelf.states.len() > place(SNAPSHOTS_MAX);
+                let Some(oldest) = spare.or(full.then_some(0)) else { break };
+                shelf.states.remove(oldest);
+            }
         })
     }
 
@@ -94,10 +102,12 @@ impl Shelf {
         });
     }
 
-    /// Forgets this node's states after a step: what came later is trained again, to the same bits.
-    pub(crate) fn go_back(&mut self, cx: &mut Cx<'_>, step: Step) {
-        if self.states.iter().any(|state| state.snapshot.step > step) {
-            self.change(cx, |shelf| shelf.states.retain(|state| state.snapshot.step <= step));
+    /// Forgets this node's states after a step, but for those of the anchor: what came later is trained again, to the same
+    /// bits.
+    pub(crate) fn go_back(&mut self, cx: &mut Cx<'_>, step: Step, anchor: Option<Step>) {
+        let kept = |state: &SavedState| state.snapshot.step <= step || Some(state.snapshot.step) == anchor;
+        if !self.states.iter().all(kept) {
+            self.change(cx, |shelf| shelf.states.retain(kept));
         }
     }
 

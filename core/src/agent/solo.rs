@@ -369,7 +369,7 @@ impl Solo {
             (JobKind::Forward, Commitment::Forward(_))
             | (JobKind::Turn, Commitment::Turn(_))
             | (JobKind::Backward, Commitment::Backward(_))
-            | (JobKind::Norms, Commitment::Norms { .. }) => self.on_flow(cx, id, answer),
+            | (JobKind::Norms, Commitment::Norms { .. }) => self.on_flow(cx, id, job, answer),
             (JobKind::Snapshot, Commitment::Snapshot(snapshot)) => {
                 self.finish_aside(id, |solo, started| solo.snapshots.done(snapshot.step, started, cx.now));
                 self.on_snapshot(cx, snapshot);
@@ -466,7 +466,7 @@ impl Solo {
         let state = SavedState { range: self.range(cx.config), snapshot: snapshot.clone(), progress: self.progress };
         self.reloads = 0;
         self.retry_ms = RETRY_MS;
-        let record = self.shelf.put(cx, state, snapshots_kept(cx.config));
+        let record = self.shelf.put(cx, state, snapshots_kept(cx.config), self.holding.anchor());
         cx.after(record, Output::Event(saved_event(snapshot)));
         self.post(cx);
     }

@@ -7,6 +7,8 @@ use crate::agent::answer::answer_name;
 use crate::cx::{Cx, Local};
 use crate::io::{Event, JobKind, Recovery, TimerKind};
 
+/// A node that could not time itself yet tries again so soon.
+const AGAIN_MS: u64 = 60_000;
 /// Nodes that started together spread their hourly benchmarks over this long.
 const JITTER_MS: u64 = 60_000;
 
@@ -43,8 +45,8 @@ impl TierPart {
                 (self.tier, self.layer_us) = (Some(tier), layer_us);
                 cx.event(Event::TierMeasured { layer_us, tier });
             }
-            Ok(other) => fail(cx, Fault::bad_job(answer_name(&other))),
-            Err(fault) => fail(cx, fault),
+            Ok(other) => self.fail(cx, Fault::bad_job(answer_name(&other))),
+            Err(fault) => self.fail(cx, fault),
         }
         self.settle(cx);
     }
@@ -57,16 +59,21 @@ impl TierPart {
     /// Tells what is known now and plans the next benchmark.
     fn settle(&mut self, cx: &mut Cx<'_>) {
         self.running = false;
-        let wait = cx.config.genesis.params.benchmark_period_ms.saturating_add(self.jitter.below(JITTER_MS));
+        let wait = self.period_ms(cx).saturating_add(self.jitter.below(JITTER_MS));
         cx.timers.set(TimerKind::Benchmark, Some(cx.now.after_ms(wait)));
         cx.tell(Local::Tier(self.tier));
         if let Some(tier) = self.tier {
             cx.tell(Local::Measured { layer_us: self.layer_us, tier });
         }
     }
-}
 
-fn fail(cx: &mut Cx<'_>, fault: Fault) {
-    let at = cx.now.after_ms(cx.config.genesis.params.benchmark_period_ms);
-    cx.event(Event::JobFailed { job: JobKind::Benchmark, fault, then: Recovery::Later { at } });
+    /// How long until the next benchmark, at least.
+    fn period_ms(&self, cx: &Cx<'_>) -> u64 {
+        if self.tier.is_some() { cx.config.genesis.params.benchmark_period_ms } else { AGAIN_MS }
+    }
+
+    fn fail(&self, cx: &mut Cx<'_>, fault: Fault) {
+        let at = cx.now.after_ms(self.period_ms(cx));
+        cx.event(Event::JobFailed { job: JobKind::Benchmark, fault, then: Recovery::Later { at } });
+    }
 }

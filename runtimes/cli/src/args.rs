@@ -268,8 +268,11 @@ pub(crate) struct WorldFlags {
     /// Nodes hold no layers: they listen and do not train
     #[arg(long)]
     pub(crate) idle: bool,
+    /// Nodes of different speed and room form quorums and train together
+    #[arg(long)]
+    pub(crate) quorums: bool,
     /// A world from a script instead of a seed
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "hours", "seed", "faults", "byzantine", "idle"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "hours", "seed", "faults", "byzantine", "idle", "quorums"])]
     pub(crate) script: Option<PathBuf>,
 }
 

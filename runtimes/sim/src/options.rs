@@ -122,6 +122,8 @@ pub struct Options {
     pub strategies: Vec<Strategy>,
     /// Whether nodes train while they are alone. Worlds that only listen are cheaper by far.
     pub training: bool,
+    /// Whether nodes of different speed and room form quorums and train together.
+    pub quorums: bool,
 }
 
 impl Default for Options {
@@ -135,6 +137,7 @@ impl Default for Options {
             byzantine_ppm: 0,
             strategies: Strategy::ALL.to_vec(),
             training: true,
+            quorums: false,
         }
     }
 }

@@ -34,8 +34,15 @@ counts! {
     Steps "steps of cores",
     Ticks "ticks",
     Sent "packets sent",
-    /// All packets but heartbeats: what deciding costs.
+    /// All packets but heartbeats and those of quorums: what deciding costs.
     SentToAgree "packets sent to agree",
+    /// What becoming a quorum costs.
+    SentToForm "packets sent to form quorums",
+    /// What training in one costs, but for what is fetched.
+    SentToTrain "packets sent to train together",
+    Fetched "blobs fetched",
+    FetchesFailed "fetches that failed",
+    Quorums "quorums joined",
     Delivered "packets delivered",
     Refused "frames refused on arrival",
     ToNobody "packets to a node that is down",

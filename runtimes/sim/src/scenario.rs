@@ -40,6 +40,9 @@ pub struct WorldSpec {
     pub calm_ms: u64,
     /// Whether nodes train while they are alone.
     pub training: bool,
+    /// Whether nodes of different speed and room form quorums and train together.
+    #[serde(default)]
+    pub quorums: bool,
     /// Regions of the world; nodes lie in them by their number.
     pub regions: u32,
     /// One-way latency between the two regions farthest apart.

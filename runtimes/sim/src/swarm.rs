@@ -70,6 +70,7 @@ fn constants(options: &Options, seed: u64) -> WorldSpec {
         duration_ms: options.duration_ms,
         calm_ms: 600_000,
         training: options.training,
+        quorums: options.quorums,
         regions: draw("regions").pick(&[1, 2, 3, 5, 8]),
         latency_ms: draw("latency").pick(&[1, 20, 50, 100, 200]),
         jitter_ms: draw("jitter").pick(&[0, 1, 5, 30]),
@@ -171,6 +172,7 @@ impl fmt::Display for WorldSpec {
         line("faults last", seconds(self.duration_ms))?;
         line("calm, at most", seconds(self.calm_ms))?;
         line("training", self.training.to_string())?;
+        line("quorums", self.quorums.to_string())?;
         line("regions", self.regions.to_string())?;
         line("farthest latency", format!("{} ms", self.latency_ms))?;
         line("jitter", format!("up to {} ms", self.jitter_ms))?;

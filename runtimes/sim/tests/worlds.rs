@@ -46,6 +46,30 @@ fn a_node_alone_trains_through_everything_that_strikes_it() {
 }
 
 #[test]
+fn nodes_find_each_other_and_train_together_through_everything_that_strikes_them() {
+    let options = Options { quorums: true, ..Options::default() };
+    // Seeds that once found something: an answer that never came, a state that one member alone had, an anchor given up for
+    // good or dropped by its only holder, and a quorum whose member had no device.
+    let seeds = [96, 171, 276, 285, 490];
+    let mut all = Counts::default();
+    for seed in seeds {
+        let report = run(&Scenario::draw(&options, seed).expect("a world"), Runs::Once);
+        assert_eq!(report.failure, None, "{report}");
+        all.absorb(&report.counts);
+    }
+    assert!(all.get(Count::Quorums) > 30 && all.get(Count::Fetched) > 1000, "{all:?}");
+    assert!(all.get(Count::Trained) > 1000, "{}", all.get(Count::Trained));
+}
+
+#[test]
+fn a_world_of_quorums_is_what_it_was_and_each_of_its_nodes_replays_alone() {
+    let options = Options { quorums: true, duration_ms: 120_000, ..Options::default() };
+    let report = run(&Scenario::draw(&options, 4).expect("a world"), Runs::Twice);
+    assert_eq!(report.failure, None, "{report}");
+    assert!(report.counts.get(Count::Quorums) > 0, "{report}");
+}
+
+#[test]
 fn every_kind_of_fault_does_something() {
     let whole = 140_000;
     let loss = What::Loss { good_ppm: 10_000, bad_ppm: 900_000, worsen_ppm: 100_000, improve_ppm: 200_000, salt: 1 };

@@ -47,6 +47,7 @@ fn options(flags: &WorldFlags) -> Options {
         byzantine_ppm: flags.byzantine.0,
         strategies: flags.strategies.0.clone(),
         training: !flags.idle,
+        quorums: flags.quorums,
     }
 }
 
@@ -80,7 +81,8 @@ fn command(flags: &WorldFlags, seed: u64) -> String {
     if share > 0 {
         words += &format!(" --byzantine {}.{:06} --strategies {strategies}", share / 1_000_000, share % 1_000_000);
     }
-    for (given, flag) in [(flags.every_fault, " --every-fault"), (flags.idle, " --idle")] {
+    let switches = [(flags.every_fault, " --every-fault"), (flags.idle, " --idle"), (flags.quorums, " --quorums")];
+    for (given, flag) in switches {
         words += if given { flag } else { "" };
     }
     words

@@ -59,6 +59,8 @@ pub(crate) struct Calm<'a> {
     pub(crate) nodes: &'a [Standing<'a>],
     pub(crate) mesh: &'a Mesh,
     pub(crate) training: bool,
+    /// Whether nodes train together, and nobody lies to them.
+    pub(crate) together: bool,
 }
 
 /// Something that must always hold, and what is to be reached in the calm.

@@ -7,11 +7,16 @@ use neuroshard_proto::{Mode, Step};
 
 use super::{Calm, Checker, Started, Stepped};
 
+/// Where nodes train together, so many steps are taken in the calm.
+const CALM_STEPS: u64 = 10;
+
 /// The last step of each host that trains, and the one at which the calm found it.
 #[derive(Debug, Default)]
 pub(super) struct Training {
     at: BTreeMap<u32, Step>,
     healed: BTreeMap<u32, Step>,
+    /// Steps that were taken in the calm.
+    taken: u64,
 }
 
 impl Checker for Training {
@@ -27,6 +32,7 @@ impl Checker for Training {
                 }
                 Output::Event(Event::Stepped { step: taken, .. }) => {
                     let before = self.at.insert(step.host, *taken);
+                    self.taken += 1;
                     if before.map(Step::next) != Some(*taken) {
                         return Err(format!("step {taken} follows on {before:?}"));
                     }
@@ -44,10 +50,15 @@ impl Checker for Training {
     }
 
     fn healed(&mut self, calm: &Calm<'_>) {
+        self.taken = 0;
         self.healed = calm.nodes.iter().map(|node| (node.host, node.core.model_step())).collect();
     }
 
     fn missing(&self, calm: &Calm<'_>) -> Option<String> {
+        if calm.together && self.taken < CALM_STEPS {
+            let modes = calm.nodes.iter().map(|node| (node.host, node.core.mode(), node.core.model_step()));
+            return Some(format!("{} steps were taken: {:?}", self.taken, modes.collect::<Vec<_>>()));
+        }
         // Only a node without neighbours trains for sure.
         let alone = |host| calm.training && calm.mesh.neighbours(host).next().is_none();
         calm.nodes.iter().filter(|node| alone(node.host)).find_map(|node| {

@@ -2,7 +2,7 @@
 
 use super::host::End;
 use super::{LOOK_US, Next, World};
-use crate::invariants::{Calm, Standing};
+use crate::invariants::Standing;
 use crate::report::Count;
 use crate::scenario::What;
 use neuroshard_core::{Command, Input};
@@ -129,7 +129,7 @@ impl World {
         let honest = (0..self.spec.nodes).filter(|host| self.is_honest(*host));
         let standing = |host: u32| Some(Standing { host, core: self.hosts[host as usize].core.as_ref()? });
         let nodes: Vec<Standing<'_>> = honest.filter_map(standing).collect();
-        let calm = Calm { nodes: &nodes, mesh: &self.mesh, training: self.spec.training };
+        let calm = self.calm(&nodes);
         checkers.iter_mut().for_each(|checker| checker.healed(&calm));
         self.checkers = checkers;
         self.note(super::WORLD, format_args!("the faults are over"));

@@ -10,6 +10,7 @@ use crate::byzantine::Conduct;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::executor::Executor;
+use crate::passing::Passing;
 
 /// A machine. What few of them have is boxed: a world may have a million.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Host {
     pub(super) disk: Disk,
     /// The executor, from its first job on.
     pub(super) executor: Option<Box<Executor>>,
+    /// Streams and gradients in memory.
+    pub(super) passing: Passing,
     /// What waits for a signature, in order.
     pub(super) signing: VecDeque<(RequestId, Hash)>,
     /// When the signer has done what it was asked.
@@ -57,6 +60,7 @@ impl Host {
             clock: Clock::new(),
             disk: Disk::new(),
             executor: None,
+            passing: Passing::new(),
             signing: VecDeque::new(),
             signs_until: 0,
             timer: None,

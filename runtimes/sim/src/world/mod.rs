@@ -1,6 +1,7 @@
 //! The world: hosts with real cores, a network between them, and a clock that jumps from event to event.
 
 mod acts;
+mod blobs;
 mod host;
 mod net;
 mod step;
@@ -11,8 +12,8 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use neuroshard_core::{Outbox, Output};
-use neuroshard_proto::{JournalSeq, RequestId};
+use neuroshard_core::{FetchFault, Outbox, Output};
+use neuroshard_proto::{Hash, JournalSeq, RequestId, Step};
 
 use crate::byzantine;
 use crate::draw::Draw;
@@ -63,6 +64,14 @@ enum Next {
     },
     Signed {
         life: u32,
+    },
+    /// A node is asked for a blob.
+    Asked(Box<blobs::Question>),
+    /// A blob has come, or will not.
+    Fetched {
+        life: u32,
+        id: RequestId,
+        result: Result<(), FetchFault>,
     },
     Heartbeat {
         life: u32,
@@ -138,6 +147,8 @@ pub struct World {
     outputs: Vec<Output>,
     recording: Recording,
     traces: Vec<LifeTrace>,
+    /// Each stage's weights after each step, whoever computed them.
+    states: BTreeMap<Step, BTreeMap<u32, Hash>>,
     log: Option<Box<dyn Write>>,
 }
 
@@ -205,6 +216,7 @@ impl World {
             outputs: Vec::new(),
             recording: Recording::Nothing,
             traces: Vec::new(),
+            states: BTreeMap::new(),
             log: None,
             keys,
             twins,
@@ -319,6 +331,8 @@ impl World {
             Next::Worked { life } => self.on_worked(host, life),
             Next::Released { life, id } => self.on_released(host, life, id),
             Next::Signed { life } => self.on_signed(host, life),
+            Next::Asked(question) => self.on_asked(host, *question),
+            Next::Fetched { life, id, result } => self.on_fetched(host, life, id, result),
             Next::Heartbeat { life } => self.on_heartbeat(host, life),
             Next::Wish => self.on_wish(),
             Next::Begin { act } => self.begin(act),
@@ -356,6 +370,11 @@ impl World {
         host < self.spec.nodes && self.spec.byzantine.iter().all(|byzantine| byzantine.node != host)
     }
 
+    fn calm<'a>(&'a self, nodes: &'a [Standing<'a>]) -> Calm<'a> {
+        let WorldSpec { training, quorums, byzantine, .. } = &self.spec;
+        Calm { nodes, mesh: &self.mesh, training: *training, together: *quorums && *training && byzantine.is_empty() }
+    }
+
     /// Whether all agree; what is missing if not.
     fn missing(&self) -> Option<(&'static str, String)> {
         let honest = (0..self.spec.nodes).filter(|host| self.is_honest(*host));
@@ -366,7 +385,7 @@ impl World {
                 None => return Some(("calm", format!("node {host} is down"))),
             }
         }
-        let calm = Calm { nodes: &nodes, mesh: &self.mesh, training: self.spec.training };
+        let calm = self.calm(&nodes);
         self.checkers.iter().find_map(|checker| Some((checker.name(), checker.missing(&calm)?)))
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use neuroshard_core::{Command, Input, Topic};
-use neuroshard_proto::{Envelope, Heartbeat, Message, NodeId};
+use neuroshard_proto::{Envelope, Heartbeat, Message, NodeId, Verified};
 
 use super::{Next, World};
 use crate::byzantine::{View, twins};
@@ -91,7 +91,7 @@ impl World {
     }
 
     /// Whether two hosts see each other: of twins, each sees one at a time.
-    fn see(&self, from: u32, to: u32) -> bool {
+    pub(super) fn see(&self, from: u32, to: u32) -> bool {
         let hidden = |host: u32, other: u32| {
             let node = self.node_of(host);
             let twin = usize::from(node != host);
@@ -107,8 +107,14 @@ impl World {
         }
         self.ordinal += 1;
         self.counts.add(Count::Sent, 1);
-        let agrees = matches!(&body.opened, Ok(verified) if !matches!(verified.message(), Message::Heartbeat(_)));
+        let agrees = matches!(&body.opened, Ok(verified)
+            if !matches!(verified.message(), Message::Heartbeat(_) | Message::Forming(_) | Message::Quorum(_)));
         self.counts.add(Count::SentToAgree, u64::from(agrees));
+        match body.opened.as_ref().map(Verified::message) {
+            Ok(Message::Forming(_)) => self.counts.add(Count::SentToForm, 1),
+            Ok(Message::Quorum(_)) => self.counts.add(Count::SentToTrain, 1),
+            _ => {}
+        }
         let packet = Packet { at: self.now, from, to, ordinal: self.ordinal, bytes: body.bytes };
         let busy = &mut self.hosts[from as usize].line_busy_until;
         let fate = self.network.fate(&packet, &self.weather, busy);

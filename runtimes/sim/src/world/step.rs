@@ -3,15 +3,22 @@
 use std::io::Cursor;
 
 use neuroshard_core::{Event, Input, Output};
-use neuroshard_proto::{Fault, JournalSeq, RequestId, codec};
+use neuroshard_proto::{Commitment, Fault, Hash, JournalSeq, RequestId, Step, codec};
 use neuroshard_replay::{Detail, Header, InputLine, OutputLine, Reader, Recorder, replay};
 
 use super::host::End;
 use super::{LifeTrace, Next, Recording, World};
-use crate::executor::{Executor, Said, blobs_of};
+use crate::executor::{Around, Executor, Said, blobs_of};
 use crate::invariants::{Started, Stepped};
+use crate::passing::Passing;
 use crate::report::Count;
 use crate::scenario::{Lie, What};
+
+/// Steps whose weights are remembered.
+const STATES_MAX: usize = 1 << 13;
+/// Streams and gradients that a node may hold, for each sequence of a batch: both ways, in this batch and the one before, and
+/// as many again that are being let go of.
+const PASSING_MAX: u64 = 8;
 
 /// Longest that a signature takes.
 const SIGN_US_MAX: u64 = 3000;
@@ -137,7 +144,7 @@ impl World {
                 }
             }
             Output::Drop { hash } => {
-                if !machine.disk.drop_blob(&hash) {
+                if !machine.passing.let_go(&hash) && !machine.disk.drop_blob(&hash) {
                     self.fail("bounds", Some(host), format!("blob {hash:.16} is deleted, and it was not there"));
                 }
             }
@@ -151,10 +158,7 @@ impl World {
             }
             Output::Send { to, message } => self.send(host, &to, &message),
             Output::Publish { topic, message } => self.publish(host, topic, &message),
-            Output::Fetch { id, .. } => {
-                let _ = id;
-                self.fail("misuse", Some(host), "no world has a plan, and a node fetches".to_owned());
-            }
+            Output::Fetch { id, hash, from, keep } => self.fetch(host, id, hash, &from, keep),
             Output::Event(event) => self.hear(host, &event),
         }
     }
@@ -167,6 +171,7 @@ impl World {
                 self.counts.add(Count::Blocks, 1);
                 self.counts.add(Count::Transactions, u64::from(*transactions));
             }
+            Event::QuorumJoined { .. } => self.counts.add(Count::Quorums, 1),
             Event::StateTaken { .. } => self.counts.add(Count::StatesTaken, 1),
             Event::Equivocation { .. } => self.counts.add(Count::Accused, 1),
             // A node that has stopped is done: its operator starts it again.
@@ -187,6 +192,7 @@ impl World {
         let machine = &mut self.hosts[host as usize];
         machine.core = None;
         machine.executor = None;
+        machine.passing = Passing::new();
         machine.signing.clear();
         machine.timer = None;
         machine.generation += 1;
@@ -274,7 +280,7 @@ impl World {
         let machine = &self.hosts[host as usize];
         let Some(executor) = &machine.executor else { return };
         let draw = self.draws.work.of(u64::from(host)).of(self.now);
-        if let Some(takes) = executor.takes_us(self.spec.batch_ms, draw) {
+        if let Some(takes) = executor.takes_us(self.founding.pace(host), draw) {
             let life = machine.life;
             self.put(self.now + takes, host, Next::Worked { life });
         }
@@ -287,9 +293,18 @@ impl World {
         }
         let Some(executor) = &mut machine.executor else { return };
         let draw = self.draws.work.of(u64::from(host)).of(1);
-        let said = executor.finish(self.founding.model(), machine.disk.blobs(), draw);
+        let (passing, disk) = (&machine.passing, &machine.disk);
+        let blobs = |hash: &Hash| passing.has(hash) || disk.blobs().contains(hash);
+        let around = Around { pace: self.founding.pace(host), all: self.founding.model().all_layers(), blobs: &blobs };
+        let before = executor.resident().map(|model| model.step);
+        let said = executor.finish(&around, draw);
+        let stepped = executor.resident().filter(|model| before.map(Step::next) == Some(model.step));
+        let stepped = stepped.filter(|_| self.spec.quorums).map(|model| (model.step, model.weights().collect()));
         if executor.is_idle() {
             machine.executor = None;
+        }
+        if let Some((step, weights)) = stepped {
+            self.compare(host, step, weights);
         }
         self.counts.add(Count::Jobs, 1);
         // The next job begins before the answer is read.
@@ -309,6 +324,18 @@ impl World {
         }
     }
 
+    /// Whoever computes a stage after a step comes to the same weights: alone or with others, early or again.
+    fn compare(&mut self, host: u32, step: Step, weights: Vec<(u32, Hash)>) {
+        let state = self.states.entry(step).or_default();
+        let differs = weights.into_iter().find(|(stage, weight)| *state.entry(*stage).or_insert(*weight) != *weight);
+        if let Some((stage, _)) = differs {
+            self.fail("same weights", Some(host), format!("stage {stage} differs after step {step}"));
+        }
+        while self.states.len() > STATES_MAX {
+            self.states.pop_first();
+        }
+    }
+
     pub(super) fn on_released(&mut self, host: u32, life: u32, id: RequestId) {
         let machine = &mut self.hosts[host as usize];
         if !machine.lives(life) {
@@ -319,9 +346,17 @@ impl World {
         }
     }
 
-    pub(super) fn answer(&mut self, host: u32, id: RequestId, result: Result<neuroshard_proto::Commitment, Fault>) {
-        if let Ok(neuroshard_proto::Commitment::Snapshot(snapshot)) = &result {
-            self.hosts[host as usize].disk.put_blobs(blobs_of(snapshot));
+    pub(super) fn answer(&mut self, host: u32, id: RequestId, result: Result<Commitment, Fault>) {
+        let machine = &mut self.hosts[host as usize];
+        if let Ok(Commitment::Snapshot(snapshot)) = &result {
+            machine.disk.put_blobs(blobs_of(snapshot));
+        }
+        if let Some(hash) = result.as_ref().ok().and_then(Commitment::passing) {
+            machine.passing.hold(hash);
+        }
+        let passing = machine.passing.len();
+        if passing > PASSING_MAX * self.founding.sequences() {
+            self.fail("bounds", Some(host), format!("{passing} streams and gradients are held"));
         }
         self.step(host, host, Input::Computed { id, result });
     }
