@@ -233,10 +233,10 @@ pub(crate) struct DevnetFlags {
     /// The model: nano, micro or genesis [default: nano]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<PresetName>,
-    /// Give each node memory for so many stages only (the model's layers and its head), so that it needs others to train
+    /// Give each node memory for so many stages only (layers, or the head), so that it needs others to train
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) layers_per_node: Option<u32>,
-    /// How many times slower each node computes than it could; the list begins anew where it ends [default: 1,1,4,16,64]
+    /// How many times slower each node is than it could be; the list repeats where it ends [default: 1,1,4,16,64]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) throttle: Vec<Throttle>,
     /// Stop after so many optimizer steps

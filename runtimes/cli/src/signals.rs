@@ -48,7 +48,8 @@ impl Signals {
         self.times.load(Ordering::Acquire)
     }
 
-    /// The end of standard input counts as a signal from now on. If saving takes too long then, the process ends without.
+    /// The end of standard input counts as a signal from now on. If saving takes too long then, the process ends
+    /// without.
     ///
     /// # Errors
     /// If the system gives no thread.

@@ -1,5 +1,5 @@
-//! A device made slower on purpose: after each job it rests in proportion to the time that the job took. So one machine can
-//! play many of different speeds, and its owner can keep most of it for other things.
+//! A device made slower on purpose: after each job it rests in proportion to the time that the job took. So one machine
+//! can play many of different speeds, and its owner can keep most of it for other things.
 
 use std::fmt;
 use std::str::FromStr;

@@ -47,8 +47,8 @@ pub struct Worker {
 type Cancelled = Arc<Mutex<BTreeSet<RequestId>>>;
 
 impl Worker {
-    /// Starts the thread with an engine; `factory` makes the next one if that breaks, and `throttle` slows both. `on_answer` is
-    /// called on the thread.
+    /// Starts the thread with an engine; `factory` makes the next one if that breaks, and `throttle` slows both.
+    /// `on_answer` is called on the thread.
     ///
     /// # Errors
     /// If the system gives no thread.

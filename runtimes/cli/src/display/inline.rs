@@ -1,5 +1,5 @@
-//! A panel at the bottom of the terminal: it is drawn again and again in one place, and lines of what happens once go above it
-//! and stay there.
+//! A panel at the bottom of the terminal: it is drawn again and again in one place, and lines of what happens once go
+//! above it and stay there.
 
 use std::io::{self, Stdout};
 

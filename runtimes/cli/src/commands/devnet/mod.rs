@@ -1,9 +1,9 @@
-//! `neuroshard devnet`: a network of several nodes on this machine, each a process of this same program, to watch how they
-//! find each other, train one model, and go on when one of them is killed.
+//! `neuroshard devnet`: a network of several nodes on this machine, each a process of this same program, to watch how
+//! they find each other, train one model, and go on when one of them is killed.
 //!
-//! Nothing here knows the protocol: nodes are started with the flags that everybody has, and looked at through their local
-//! API. Each holds the reading end of a pipe as its standard input and stops when that closes, so however this program ends,
-//! no node outlives it.
+//! Nothing here knows the protocol: nodes are started with the flags that everybody has, and looked at through their
+//! local API. Each holds the reading end of a pipe as its standard input and stops when that closes, so however this
+//! program ends, no node outlives it.
 
 mod node;
 mod show;
@@ -115,16 +115,7 @@ pub(crate) fn devnet(flags: &DevnetFlags, common: &Common) -> Result<(), Failure
     for node in &nodes {
         node.ask(sender.clone()).map_err(|error| Failure::new(format!("the system gives no threads: {error}")))?;
     }
-    let mut devnet = Devnet {
-        nodes,
-        options,
-        show,
-        answers,
-        interrupts,
-        view: View::default(),
-        quorum: None,
-        last_step_until: None,
-    };
+    let mut devnet = Devnet { nodes, options, show, answers, interrupts, view: View::default(), last_step_until: None };
     devnet.tell("data", &short_path(&root.display().to_string()));
     devnet.run()
     // Processes end with `devnet`, and the temporary directory goes after them.
@@ -136,8 +127,8 @@ fn memory(model: &ModelSpec, layers: u32, nodes: u16) -> Result<u64, Failure> {
     let stages = all.end - all.start;
     if u64::from(layers) * u64::from(nodes) < u64::from(stages) {
         return Err(Failure::usage(format!(
-            "--layers-per-node {layers}: {nodes} nodes have room for {} stages together, and the model has {stages}, its {} \
-             layers and the head. Say more --nodes or more layers for each.",
+            "--layers-per-node {layers}: {nodes} nodes have room for {} stages together, and the model has {stages}, its \
+             {} layers and the head. Say more --nodes or more layers for each.",
             u64::from(layers) * u64::from(nodes),
             model.layers
         )));
@@ -158,8 +149,6 @@ struct Devnet {
     /// How often the user asked to stop.
     interrupts: Arc<AtomicU32>,
     view: View,
-    /// The quorum that was told of last.
-    quorum: Option<String>,
     /// Once a node came to the last step: how long others may take.
     last_step_until: Option<Instant>,
 }
@@ -266,11 +255,8 @@ impl Devnet {
     }
 
     fn draw(&mut self) {
-        self.view.take(&self.nodes, &self.options);
-        let quorum = self.view.quorum_words();
-        if let Some((name, words)) = quorum.filter(|(name, _)| self.quorum.as_ref() != Some(name)) {
-            self.quorum = Some(name);
-            self.tell("quorum", &words);
+        for (name, words) in self.view.take(&self.nodes, &self.options) {
+            self.tell(name, &words);
         }
         self.show.draw(&self.view);
     }

@@ -101,8 +101,8 @@ impl Node {
         }
     }
 
-    /// Starts the node's process: the first node founds the network or finds it again, the others enter by the invite. `others`
-    /// is where the other nodes listen.
+    /// Starts the node's process: the first node founds the network or finds it again, the others enter by the invite.
+    /// `others` is where the other nodes listen.
     ///
     /// # Errors
     /// If the system starts no process.

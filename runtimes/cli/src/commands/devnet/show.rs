@@ -1,9 +1,11 @@
-//! What a devnet shows: one table, drawn again and again on a terminal, in lines now and then elsewhere, as JSON for scripts.
+//! What a devnet shows: one table, drawn again and again on a terminal, in lines now and then elsewhere, as JSON for
+//! scripts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
+use neuroshard_host::status::Status;
 use ratatui::backend::Backend;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -42,6 +44,9 @@ pub(super) struct Row {
     /// Members of that quorum.
     pub(super) members: Option<u64>,
     pub(super) stages: Option<String>,
+    /// How often its members began together, and from which step the last time.
+    pub(super) term: Option<u64>,
+    pub(super) began_at_step: Option<u64>,
     pub(super) step: Option<u64>,
     /// Nats per token.
     pub(super) loss: Option<f64>,
@@ -75,6 +80,8 @@ impl Row {
             quorum: quorum.map(|quorum| quorum.quorum.clone()),
             members: quorum.map(|quorum| quorum.members),
             stages: quorum.map(|quorum| quorum.stages.clone()),
+            term: quorum.and_then(|quorum| quorum.term),
+            began_at_step: quorum.and_then(|quorum| quorum.began_at_step),
             loss: status.loss.map(|loss| loss.nats),
             peers: status.net.as_ref().map(|net| net.peers.len()),
             height: status.agreed.as_ref().map(|agreed| agreed.height),
@@ -82,7 +89,7 @@ impl Row {
         }
     }
 
-    /// The row's cells, as wide as [`HEADER`]'s.
+    /// The row's cells, below [`HEADER`]'s.
     fn cells(&self) -> String {
         fn cell<T: ToString>(value: Option<T>) -> String {
             value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -94,27 +101,35 @@ impl Row {
             (state, _) => state.to_owned(),
         };
         let speed = if self.throttle == "1" { String::new() } else { format!("1/{}", self.throttle) };
-        let (step, loss) = (self.step.map(grouped), self.loss.map(|loss| format!("{loss:.3}")));
-        format!(
-            "{:<3}{:<7}{:>7} {:<5}{:<5}{:<9}{:<7}{:<7}{:>7}{:>7}{:>6}{:>6}",
-            self.number,
-            short(&self.node),
-            cell(self.pid),
-            cell(self.tier.as_ref()),
-            speed,
-            mode,
-            short(&self.quorum),
-            cell(self.stages.as_ref()),
-            cell(step),
-            cell(loss),
-            cell(self.peers),
-            cell(self.height)
-        )
+        line([
+            &self.number.to_string(),
+            &short(&self.node),
+            &cell(self.pid),
+            &cell(self.tier.as_ref()),
+            &speed,
+            &mode,
+            &short(&self.quorum),
+            &cell(self.stages.as_ref()),
+            &cell(self.step),
+            &cell(self.loss.map(|loss| format!("{loss:.3}"))),
+            &cell(self.peers),
+            &cell(self.height),
+        ])
     }
 }
 
 /// Names of the cells.
-const HEADER: &str = "#  node       pid tier speed mode    quorum stages    step   loss peers height";
+const HEADER: [&str; 12] =
+    ["#", "node", "pid", "tier", "speed", "mode", "quorum", "stages", "step", "loss", "peers", "height"];
+
+/// Cells side by side, 77 columns in all.
+fn line(cells: [&str; 12]) -> String {
+    let [number, node, pid, tier, speed, mode, quorum, stages, step, loss, peers, height] = cells;
+    format!(
+        "{number:<3}{node:<7}{pid:>7} {tier:<5}{speed:<6}{mode:<9}{quorum:<7}{stages:<7}{step:>6}{loss:>6}{peers:>6}\
+         {height:>7}"
+    )
+}
 
 /// The devnet at one moment.
 #[derive(Clone, Debug, Default)]
@@ -122,54 +137,83 @@ pub(super) struct View {
     pub(super) rows: Vec<Row>,
     /// The model, once it is known.
     pub(super) model: Option<String>,
-    /// The furthest step of any node.
+    /// The furthest step that a node has now.
     pub(super) step: u64,
-    /// Its losses, in nats, the newest last.
+    /// Losses in nats, the newest last.
     pub(super) losses: VecDeque<f64>,
     /// The step of the newest one.
-    seen: u64,
+    newest: Option<u64>,
+    /// The quorums that were told of, with the beginnings that were.
+    told: BTreeMap<String, Option<u64>>,
 }
 
 impl View {
-    /// Takes over how the nodes stand.
-    pub(super) fn take(&mut self, nodes: &[Node], options: &Options) {
-        self.rows = nodes.iter().map(|node| Row::new(node, options)).collect();
-        let answers = || nodes.iter().filter_map(|node| node.status.as_ref());
-        let model = |status: &neuroshard_host::status::Status| {
-            format!("{}, {} parameters", status.preset, count(status.parameters))
-        };
-        self.model = self.model.take().or_else(|| answers().next().map(model));
-        // What nodes lost and do again is no progress: the step is that of now.
-        self.step = self.rows.iter().filter_map(|row| row.step).max().unwrap_or_default();
-        let newest = answers().filter_map(|status| status.loss).max_by_key(|loss| loss.step);
-        if let Some(loss) = newest.filter(|loss| loss.step > self.seen) {
-            self.seen = loss.step;
-            push_loss(&mut self.losses, loss.nats);
-        }
+    /// Takes over how the nodes stand, and says what is new.
+    pub(super) fn take(&mut self, nodes: &[Node], options: &Options) -> Vec<(&'static str, String)> {
+        let model = |status: &Status| format!("{}, {} parameters", status.preset, count(status.parameters));
+        self.model = self.model.take().or_else(|| nodes.iter().find_map(|node| node.status.as_ref()).map(model));
+        self.take_rows(nodes.iter().map(|node| Row::new(node, options)).collect())
     }
 
-    /// The quorum of which all members are seen: its name, and who runs what.
-    pub(super) fn quorum_words(&self) -> Option<(String, String)> {
-        let members =
-            |name: &str| -> Vec<&Row> { self.rows.iter().filter(|row| row.quorum.as_deref() == Some(name)).collect() };
-        self.rows.iter().find_map(|row| {
-            let name = row.quorum.as_deref()?;
-            let mut all = members(name);
-            if u64::try_from(all.len()).ok() != row.members {
-                return None;
+    fn take_rows(&mut self, rows: Vec<Row>) -> Vec<(&'static str, String)> {
+        self.rows = rows;
+        let before = self.step;
+        // What a killed node had is lost, and what is done again is no progress: only what is there now counts.
+        let there = |row: &&Row| matches!(row.state, "runs" | "done");
+        self.step = self.rows.iter().filter(there).filter_map(|row| row.step).max().unwrap_or(before);
+        let furthest = self.rows.iter().filter(|row| row.loss.is_some()).max_by_key(|row| row.step);
+        if let Some((step, loss)) = furthest.and_then(|row| row.step.zip(row.loss))
+            && self.newest != Some(step)
+        {
+            self.newest = Some(step);
+            push_loss(&mut self.losses, loss);
+        }
+        self.news(before)
+    }
+
+    /// New quorums, and old ones that began anew; `step` is what the furthest node had until now.
+    fn news(&mut self, step: u64) -> Vec<(&'static str, String)> {
+        let Self { rows, told, .. } = self;
+        told.retain(|name, _| rows.iter().any(|row| row.quorum.as_ref() == Some(name)));
+        let mut news = Vec::new();
+        for (row, name) in rows.iter().filter_map(|row| Some((row, row.quorum.as_ref()?))) {
+            if !told.contains_key(name)
+                && let Some(words) = quorum_words(rows, row, name)
+            {
+                news.push(("quorum", words));
+                told.insert(name.clone(), None);
             }
-            let start = |row: &&Row| row.stages.as_ref()?.split("..").next()?.parse::<u32>().ok();
-            all.sort_by_key(start);
-            let one = |row: &&Row| format!("node {} runs {}", row.number, row.stages.as_deref().unwrap_or("-"));
-            let words: Vec<_> = all.iter().map(one).collect();
-            Some((name.to_owned(), format!("{name:.6}: {}", words.join(", "))))
-        })
+            if let Some(term) = told.get_mut(name)
+                && let Some(from) = row.began_at_step.filter(|_| row.term > *term)
+            {
+                *term = row.term;
+                let again = match step.saturating_sub(from) {
+                    0 => String::new(),
+                    again => format!(", where all had saved; {} steps are done again", grouped(again)),
+                };
+                news.push(("training", format!("{name:.6} goes on from step {}{again}", grouped(from))));
+            }
+        }
+        news
     }
 
     fn head(&self) -> String {
         let loss = self.losses.back().map_or_else(String::new, |loss| format!(", loss {loss:.3} nats"));
         format!("step {}{loss}", grouped(self.step))
     }
+}
+
+/// Who runs what in a quorum, once all its members are seen.
+fn quorum_words(rows: &[Row], member: &Row, name: &str) -> Option<String> {
+    let mut all: Vec<&Row> = rows.iter().filter(|row| row.quorum.as_deref() == Some(name)).collect();
+    if u64::try_from(all.len()).ok() != member.members {
+        return None;
+    }
+    let start = |row: &&Row| row.stages.as_ref()?.split("..").next()?.parse::<u32>().ok();
+    all.sort_by_key(start);
+    let one = |row: &&Row| format!("node {} runs {}", row.number, row.stages.as_deref().unwrap_or("-"));
+    let words: Vec<_> = all.iter().map(one).collect();
+    Some(format!("{name:.6}: {}", words.join(", ")))
 }
 
 /// A way to show a devnet.
@@ -228,7 +272,7 @@ struct Plain<W> {
 impl<W: Write> Plain<W> {
     fn table(&mut self, view: &View) {
         self.out.line(&view.head());
-        self.out.line(HEADER);
+        self.out.line(&line(HEADER));
         for row in &view.rows {
             self.out.line(row.cells().trim_end());
         }
@@ -340,7 +384,7 @@ fn panel(view: &View, foot: &str, area: Rect, buffer: &mut Buffer) {
     block.render(area, buffer);
     let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(1), ..inner };
     let place = |row: u16| Rect { y: inner.y + row.min(inner.height.saturating_sub(1)), height: 1, ..inner };
-    Line::from(HEADER.dim()).render(place(0), buffer);
+    Line::from(line(HEADER).dim()).render(place(0), buffer);
     let mut next = 1;
     for row in &view.rows {
         let style = match row.state {
@@ -403,24 +447,63 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "╭ neuroshard devnet ─ nano, 855,946 parameters ─ step 12,345, loss 2.346 nats ─╮",
-                "│ #  node       pid tier speed mode    quorum stages    step   loss peers height│",
-                "│ 1  5f3478 4194304 T1        pipeline 9e1204 3..5    12,345  2.346     2    17│",
-                "│ 2  5f3478 4194304 T1        pipeline 9e1204 0..3    12,345  2.346     2    17│",
-                "│ 3  -            7 -    1/64 gone     -      -            -      -     -     -│",
-                "│ loss  █▅▃▁                                                                    │",
+                "╭ neuroshard devnet ─ nano, 855,946 parameters ── step 12,345, loss 2.346 nats ╮",
+                "│ #  node       pid tier speed mode     quorum stages   step  loss peers height│",
+                "│ 1  5f3478 4194304 T1         pipeline 9e1204 3..5    12345 2.346     2     17│",
+                "│ 2  5f3478 4194304 T1         pipeline 9e1204 0..3    12345 2.346     2     17│",
+                "│ 3  -            7 -    1/64  gone     -      -           -     -     -      -│",
+                "│ loss  █▅▃▁                                                                   │",
                 "╰ Ctrl-C stops all; kill -9 PID to see a node replaced ────────────────────────╯",
             ]
         );
     }
 
     #[test]
-    fn a_quorum_is_told_in_the_order_of_its_stages_once_all_members_are_seen() {
-        let mut view = view();
+    fn a_quorum_is_told_once_in_the_order_of_its_stages_when_all_members_are_seen() {
+        let rows = view().rows;
+        let mut view = View::default();
+        assert_eq!(view.take_rows(rows[1..].to_vec()), []);
         let words = "9e1204: node 2 runs 0..3, node 1 runs 3..5".to_owned();
-        assert_eq!(view.quorum_words(), Some(("9e1204ab".into(), words)));
-        view.rows.remove(0);
-        assert_eq!(view.quorum_words(), None);
+        assert_eq!(view.take_rows(rows.clone()), [("quorum", words)]);
+        assert_eq!(view.take_rows(rows), []);
+    }
+
+    #[test]
+    fn a_quorum_that_goes_back_says_so_and_its_step_and_losses_go_on_from_there() {
+        let mut rows = view().rows;
+        let mut view = View::default();
+        let mut at = |step: u64, loss: f64, term: u64, from: u64| {
+            for row in &mut rows[..2] {
+                (row.step, row.loss, row.term, row.began_at_step) = (Some(step), Some(loss), Some(term), Some(from));
+            }
+            let news = view.take_rows(rows.clone());
+            (news.last().map(|(name, words)| format!("{name} {words}")), view.step, view.losses.clone().into())
+        };
+        let news: Vec<Option<String>> = vec![
+            Some("training 9e1204 goes on from step 0".into()),
+            None,
+            Some("training 9e1204 goes on from step 1,000, where all had saved; 700 steps are done again".into()),
+        ];
+        let seen: [(Option<String>, u64, Vec<f64>); 3] =
+            [at(3, 5.0, 7, 0), at(1700, 2.0, 7, 0), at(1001, 3.0, 8, 1000)];
+        let wanted = [(3, vec![5.0]), (1700, vec![5.0, 2.0]), (1001, vec![5.0, 2.0, 3.0])];
+        for ((seen, news), (step, losses)) in seen.into_iter().zip(news).zip(wanted) {
+            assert_eq!(seen, (news, step, losses));
+        }
+    }
+
+    #[test]
+    fn the_step_of_a_killed_node_is_not_there_any_more() {
+        let mut rows = view().rows;
+        let mut view = View::default();
+        view.take_rows(rows.clone());
+        rows[0].step = Some(12_346);
+        (rows[0].state, rows[1].step) = ("gone", Some(12_340));
+        view.take_rows(rows.clone());
+        assert_eq!(view.step, 12_340);
+        rows.iter_mut().for_each(|row| row.state = "gone");
+        view.take_rows(rows);
+        assert_eq!(view.step, 12_340);
     }
 
     #[test]
