@@ -233,10 +233,11 @@ pub(crate) struct DevnetFlags {
     /// The model: nano, micro or genesis [default: nano]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<PresetName>,
-    /// Give each node memory for so many stages only (layers, or the head), so that it needs others to train
+    /// Give each node memory for so many stages only, layers or the head [default: one less than the model has, so
+    /// that no node can train alone]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) layers_per_node: Option<u32>,
-    /// How many times slower each node is than it could be; the list repeats where it ends [default: 1,1,4,16,64]
+    /// How many times slower each node is than it could be; the list repeats where it ends [default: 1,1,4,40,160]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) throttle: Vec<Throttle>,
     /// Stop after so many optimizer steps

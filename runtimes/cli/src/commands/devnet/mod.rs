@@ -9,12 +9,12 @@ mod node;
 mod show;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use neuroshard_host::clock::unix_ms;
 use neuroshard_host::codes::Invite;
@@ -37,10 +37,34 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 const LAST_STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// An invite is used at once, but a node may come back late.
 const INVITE: Duration = Duration::from_secs(30 * 86_400);
-/// Speeds unless said otherwise: two nodes as fast as they can be, and others that are slower.
-const THROTTLES: [&str; 5] = ["1", "1", "4", "16", "64"];
+/// Speeds unless said otherwise: two nodes as fast as they can be, one that is slower, and two of slower tiers.
+const THROTTLES: [&str; 5] = ["1", "1", "4", "40", "160"];
 /// Losses kept for the display.
 const LOSSES_MAX: usize = 512;
+
+/// Where a devnet lies.
+#[derive(Debug)]
+struct Place {
+    root: PathBuf,
+    /// Removed in the end, if nobody asked for it.
+    _passing: Option<tempfile::TempDir>,
+}
+
+impl Place {
+    fn new(wanted: Option<&Path>) -> Result<Self, Failure> {
+        let Some(root) = wanted else {
+            let dir = tempfile::Builder::new().prefix("neuroshard-devnet-").tempdir();
+            let dir = dir.map_err(|error| Failure::new(format!("no temporary directory can be made: {error}")))?;
+            return Ok(Self { root: dir.path().to_owned(), _passing: Some(dir) });
+        };
+        fs::create_dir_all(root).map_err(|error| unwritable(root, &error))?;
+        Ok(Self { root: root.to_owned(), _passing: None })
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!("{} cannot be written: {error}", path.display()))
+}
 
 /// What all nodes are started with.
 #[derive(Clone, Debug)]
@@ -48,8 +72,8 @@ struct Options {
     preset: Option<PresetName>,
     steps: Option<u64>,
     threads: usize,
-    /// Bytes, if nodes are to hold less than the machine has room for.
-    memory: Option<u64>,
+    /// Bytes that each node may count on.
+    memory: u64,
     throttles: Vec<Throttle>,
     config: PathBuf,
     log: Option<String>,
@@ -57,74 +81,74 @@ struct Options {
 }
 
 impl Options {
+    fn new(flags: &DevnetFlags, common: &Common, root: &Path) -> Result<Self, Failure> {
+        let file = common.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
+        let (model, _) = Settings { preset: flags.preset, ..Settings::default() }.or(file).specs();
+        let memory = memory(&model, flags.layers_per_node, flags.nodes)?;
+        // Without a configuration that was named, nodes read none, not the one that is meant for a node of the user's own.
+        let config = match &common.config {
+            Some(path) => path.clone(),
+            None => {
+                let path = root.join("config.toml");
+                fs::write(&path, "").map_err(|error| unwritable(&path, &error))?;
+                path
+            }
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            preset: flags.preset,
+            steps: flags.steps,
+            threads: cores.checked_div(usize::from(flags.nodes)).unwrap_or(1).max(1),
+            memory,
+            throttles: match &flags.throttle[..] {
+                [] => THROTTLES.iter().filter_map(|factor| factor.parse().ok()).collect(),
+                list => list.to_vec(),
+            },
+            config,
+            log: common.log.clone(),
+            restart: !flags.no_restart,
+        })
+    }
+
     /// How much slower a node is; the list begins anew where it ends.
     fn throttle(&self, number: usize) -> Throttle {
-        let place = number.saturating_sub(1).checked_rem(self.throttles.len());
-        place.and_then(|place| self.throttles.get(place)).copied().unwrap_or_default()
+        repeated(&self.throttles, number).copied().unwrap_or_default()
     }
+}
+
+/// What a list has for a number from 1 on, beginning anew where it ends.
+fn repeated<T>(list: &[T], number: usize) -> Option<&T> {
+    list.get(number.saturating_sub(1).checked_rem(list.len())?)
 }
 
 /// Runs a devnet until it is told to stop.
 pub(crate) fn devnet(flags: &DevnetFlags, common: &Common) -> Result<(), Failure> {
-    let file = common.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-    let settings = Settings { preset: flags.preset, ..Settings::default() }.or(file);
-    let count = usize::from(flags.nodes);
-    let memory = flags.layers_per_node.map(|layers| memory(&settings.specs().0, layers, flags.nodes)).transpose()?;
-    let passing = match &common.data_dir {
-        Some(_) => None,
-        None => {
-            let dir = tempfile::Builder::new().prefix("neuroshard-devnet-").tempdir();
-            Some(dir.map_err(|error| Failure::new(format!("no temporary directory can be made: {error}")))?)
-        }
-    };
-    let root =
-        common.data_dir.clone().or_else(|| passing.as_ref().map(|dir| dir.path().to_owned())).unwrap_or_default();
-    let fail = |error| Failure::new(format!("the directory {} cannot be written: {error}", root.display()));
-    fs::create_dir_all(&root).map_err(fail)?;
-    // Without a configuration that was named, nodes read none, not the one that is meant for a node of the user's own.
-    let config = match &common.config {
-        Some(path) => path.clone(),
-        None => {
-            let path = root.join("config.toml");
-            fs::write(&path, "").map_err(fail)?;
-            path
-        }
-    };
-    let options = Options {
-        preset: flags.preset,
-        steps: flags.steps,
-        threads: thread::available_parallelism().map_or(1, usize::from).checked_div(count).unwrap_or(1).max(1),
-        memory,
-        throttles: match &flags.throttle[..] {
-            [] => THROTTLES.iter().filter_map(|factor| factor.parse().ok()).collect(),
-            list => list.to_vec(),
-        },
-        config,
-        log: common.log.clone(),
-        restart: !flags.no_restart,
-    };
+    let place = Place::new(common.data_dir.as_deref())?;
+    let options = Options::new(flags, common, &place.root)?;
     let interrupts = Arc::new(AtomicU32::new(0));
     let heard = Arc::clone(&interrupts);
     let on_signal = move || {
         heard.fetch_add(1, Ordering::AcqRel);
     };
     ctrlc::set_handler(on_signal).map_err(|error| Failure::new(format!("signals cannot be heard: {error}")))?;
-    let nodes: Vec<Node> = (1..=count).map(|number| Node::new(number, &root)).collect();
-    let show = show::choose(common.json, count);
+    let nodes: Vec<Node> = (1..=usize::from(flags.nodes)).map(|number| Node::new(number, &place.root)).collect();
     let (sender, answers) = mpsc::channel();
     for node in &nodes {
         node.ask(sender.clone()).map_err(|error| Failure::new(format!("the system gives no threads: {error}")))?;
     }
+    let show = show::choose(common.json, nodes.len());
     let mut devnet = Devnet { nodes, options, show, answers, interrupts, view: View::default(), last_step_until: None };
-    devnet.tell("data", &short_path(&root.display().to_string()));
+    devnet.tell("data", &short_path(&place.root.display().to_string()));
+    // Processes end with `devnet`, and a temporary directory goes after them.
     devnet.run()
-    // Processes end with `devnet`, and the temporary directory goes after them.
 }
 
-/// Memory with room for so many stages of a model and no more, by the rule that all nodes follow (PROTOCOL §2).
-fn memory(model: &ModelSpec, layers: u32, nodes: u16) -> Result<u64, Failure> {
+/// Memory with room for so many stages of a model and no more, by the rule that all nodes follow (PROTOCOL §2). Unless
+/// said otherwise it has room for all but one, where there are others to hold that one.
+fn memory(model: &ModelSpec, layers: Option<u32>, nodes: u16) -> Result<u64, Failure> {
     let all = model.all_layers();
     let stages = all.end - all.start;
+    let layers = layers.unwrap_or(if nodes > 1 { stages.saturating_sub(1).max(1) } else { stages });
     if u64::from(layers) * u64::from(nodes) < u64::from(stages) {
         return Err(Failure::usage(format!(
             "--layers-per-node {layers}: {nodes} nodes have room for {} stages together, and the model has {stages}, its \
@@ -304,7 +328,7 @@ mod tests {
     #[test]
     fn memory_for_so_many_layers_holds_them_wherever_they_lie_and_not_one_more() {
         let (model, _) = Preset::Nano.specs();
-        let allowed = Params::DEFAULT.holding_share.of(memory(&model, 2, 3).unwrap());
+        let allowed = Params::DEFAULT.holding_share.of(memory(&model, Some(2), 3).unwrap());
         let fits = |start, end| model.training_bytes(LayerRange { start, end }) <= allowed;
         assert!((0..=3).all(|start| fits(start, start + 2)));
         assert!((0..=2).all(|start| !fits(start, start + 3)));
@@ -313,7 +337,23 @@ mod tests {
     #[test]
     fn nodes_that_cannot_hold_the_model_together_are_told_before_anything_starts() {
         let (model, _) = Preset::Nano.specs();
-        assert!(memory(&model, 2, 2).unwrap_err().message.contains("room for 4 stages together, and the model has 5"));
-        assert_eq!(memory(&model, 99, 1).unwrap(), memory(&model, 5, 1).unwrap());
+        assert!(
+            memory(&model, Some(2), 2).unwrap_err().message.contains("room for 4 stages together, and the model has 5")
+        );
+        assert_eq!(memory(&model, Some(99), 1).unwrap(), memory(&model, Some(5), 1).unwrap());
+    }
+
+    #[test]
+    fn unless_said_otherwise_a_node_among_others_cannot_train_alone() {
+        let (model, _) = Preset::Nano.specs();
+        assert_eq!(memory(&model, None, 2).unwrap(), memory(&model, Some(4), 2).unwrap());
+        assert_eq!(memory(&model, None, 1).unwrap(), memory(&model, Some(5), 1).unwrap());
+    }
+
+    #[test]
+    fn the_list_of_speeds_begins_anew_where_it_ends() {
+        let speeds = |list: &[u32]| (1..=5).filter_map(|number| repeated(list, number).copied()).collect::<Vec<_>>();
+        assert_eq!(speeds(&[1, 2, 4]), [1, 2, 4, 1, 2]);
+        assert_eq!(speeds(&[]), [0; 0]);
     }
 }

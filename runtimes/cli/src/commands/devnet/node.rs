@@ -123,10 +123,9 @@ impl Node {
         command.args(["--adapter", "cpu", "--threads", &options.threads.to_string(), "--throttle", &throttle]);
         command.args(["--listen", self.address.as_deref().unwrap_or("127.0.0.1:0"), "--until-stdin-closes"]);
         command.arg("--data-dir").arg(&self.dir).arg("--config").arg(&options.config);
-        for (flag, value) in [("--memory", options.memory), ("--steps", options.steps)] {
-            if let Some(value) = value {
-                command.args([flag, &value.to_string()]);
-            }
+        command.args(["--memory", &options.memory.to_string()]);
+        if let Some(steps) = options.steps {
+            command.args(["--steps", &steps.to_string()]);
         }
         if let Some(filter) = &options.log {
             command.args(["--log", filter]);
