@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use neuroshard_host::api::running_status;
 use neuroshard_host::directory::Paths;
+use neuroshard_host::home::Visit;
 use neuroshard_host::status::Status;
 
 use super::Options;
@@ -183,6 +184,12 @@ impl Node {
     pub(super) fn look(&mut self) -> Option<End> {
         let ended = self.process.as_mut()?.child.try_wait().ok()??;
         self.process = None;
+        // Its last answer is from a moment before.
+        if let Some(status) = self.status.as_mut().filter(|_| ended.success())
+            && let Ok(visit) = Visit::open(&self.dir)
+        {
+            status.step = visit.status().step;
+        }
         Some(End { done: ended.success(), answered: self.answered, why: self.words(ended) })
     }
 
