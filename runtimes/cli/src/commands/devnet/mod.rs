@@ -222,13 +222,14 @@ impl Devnet {
                 continue;
             }
             let failed = !end.answered && !end.why.contains("signal");
-            let back = (self.options.restart && !failed).then(|| Instant::now() + BACK_AFTER);
+            // Who was told to stop or to leave the network is not called back.
+            let back = (self.options.restart && !failed && !end.done).then(|| Instant::now() + BACK_AFTER);
             node.state = State::Gone { why: end.why.clone(), back };
             if failed && place == 0 {
                 return Err(Failure::new(format!("{name}, which founds the network, {}", end.why)));
             }
             let then = back.map_or_else(String::new, |_| format!("; it comes back in {} s", BACK_AFTER.as_secs()));
-            self.tell("GONE", &format!("{name} {}{then}", end.why));
+            self.tell(if end.done { "gone" } else { "GONE" }, &format!("{name} {}{then}", end.why));
         }
         Ok(())
     }

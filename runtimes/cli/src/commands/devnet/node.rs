@@ -217,7 +217,7 @@ impl Node {
             return format!("was killed by signal {signal}");
         }
         match ended.code() {
-            Some(0) => "stopped by itself".to_owned(),
+            Some(0) => "saved and stopped, as it was told".to_owned(),
             code => {
                 let code = code.map_or_else(|| "?".to_owned(), |code| code.to_string());
                 let said = last_line(&self.log).map_or_else(String::new, |line| format!(": {line}"));
@@ -230,7 +230,7 @@ impl Node {
 /// How a process ended.
 #[derive(Debug)]
 pub(super) struct End {
-    /// It was done with what it should do.
+    /// It saved and ended in order, at the last step or because somebody told it to.
     pub(super) done: bool,
     /// It had begun its work.
     pub(super) answered: bool,
