@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use neuroshard_host::throttle::Throttle;
 use neuroshard_replay::At;
 
 use crate::settings::Settings;
@@ -85,6 +86,9 @@ pub(crate) struct RunFlags {
     /// Threads of the CPU [default: all, at low priority]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Compute so many times slower than the device could; the self-benchmark is slower too [default: 1]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) throttle: Option<Throttle>,
     /// How to contribute, where the node qualifies: auto, solo, async, idle, ... [default: auto]
     #[arg(long, value_name = "MODE")]
     pub(crate) mode: Option<ModeWish>,
@@ -100,6 +104,9 @@ pub(crate) struct RunFlags {
     /// Port of the local HTTP API on 127.0.0.1 [default: the system chooses]
     #[arg(long, value_name = "PORT")]
     pub(crate) api_port: Option<u16>,
+    /// Save and stop when standard input is closed, so that the node does not outlive the program that started it
+    #[arg(long, hide_short_help = true)]
+    pub(crate) until_stdin_closes: bool,
     #[command(flatten)]
     pub(crate) net: NetFlags,
     /// Another founder of the network that is founded here, by the code of `neuroshard keys founder`; may be repeated
@@ -149,6 +156,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=365))]
         days: u16,
     },
+    /// Run a network of several nodes on this machine and watch it: kill one and see it replaced
+    Devnet(DevnetFlags),
     /// Tell how the node stands, whether it runs or not
     Status,
     /// Take the node that runs away for good: it hands its stages over to the others first, then stops
@@ -214,6 +223,29 @@ pub(crate) struct JoinFlags {
     pub(crate) door: Door,
     #[command(flatten)]
     pub(crate) run: RunFlags,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DevnetFlags {
+    /// Nodes, each a process of its own
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+    /// The model: nano, micro or genesis [default: nano]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<PresetName>,
+    /// Give each node memory for so many stages only, layers or the head [default: one less than the model has, so
+    /// that no node can train alone]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) layers_per_node: Option<u32>,
+    /// How many times slower each node is than it could be; the list repeats where it ends [default: 1,1,4,40,160]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) throttle: Vec<Throttle>,
+    /// Stop after so many optimizer steps
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// Leave a node that was killed as it is, instead of starting it again after five seconds
+    #[arg(long)]
+    pub(crate) no_restart: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -492,11 +524,13 @@ impl RunFlags {
             memory: self.memory,
             disk: self.disk,
             threads: self.threads.map(usize::from),
+            throttle: self.throttle,
             mode: self.mode,
             plan: self.plan.clone(),
             record: self.record.clone(),
             record_inputs_only: self.record_inputs_only.then_some(true),
             api_port: self.api_port,
+            until_stdin_closes: self.until_stdin_closes.then_some(true),
             founder: said(&self.founder),
             ..self.net.add_to(Settings::default())
         }

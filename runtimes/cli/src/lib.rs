@@ -106,6 +106,7 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
         Some(Command::Logits { dir, tokens, out, sequence }) => commands::logits::logits(dir, tokens, out, *sequence),
         Some(Command::Wallet(command)) => commands::wallet::wallet(&settings, command),
         Some(Command::Network { command }) => commands::network::network(&settings, command.as_ref()),
+        Some(Command::Devnet(flags)) => commands::devnet::devnet(flags, &cli.common),
         Some(Command::Replay { file }) => commands::trace::replay(&settings, file),
         Some(Command::Trace(command)) => commands::trace::trace(&settings, command),
         Some(Command::Sim(flags)) => commands::sim::sim(&settings, flags),

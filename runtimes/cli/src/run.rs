@@ -38,6 +38,9 @@ use crate::values::{Address, Door};
 /// Runs a node; with a door, one that joins a network first.
 pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Door>, log: &Log) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| Failure::new(format!("signals cannot be heard: {error}")))?;
+    if settings.until_stdin_closes.unwrap_or(false) {
+        signals.stop_when_stdin_closes().map_err(|error| Failure::new(format!("no thread can be had: {error}")))?;
+    }
     let chosen = engine::choose(&settings.adapter.clone().unwrap_or_default(), settings.threads)?;
     let (home, network) = Home::open(&settings.data_dir()?, settings.disk_bytes())?;
     let mut display = display::choose(settings.json.unwrap_or(false));
@@ -77,6 +80,7 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Doo
         store: Arc::clone(&home.store),
         engine: chosen.engine,
         factory: chosen.factory,
+        throttle: settings.throttle.unwrap_or_default(),
         tap,
         follower,
         owner: home.keys.owner_id(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use neuroshard_core::Operator;
+use neuroshard_host::throttle::Throttle;
 use neuroshard_proto::{
     ALLOCATIONS_MAX, Allocation, FOUNDERS_MAX, Founder, List, ModelSpec, OwnerId, Params, Preset, Ratio, TrainSpec,
 };
@@ -38,6 +39,8 @@ pub struct Settings {
     pub memory: Option<Size>,
     pub disk: Option<Size>,
     pub threads: Option<usize>,
+    /// How many times slower the device computes than it could.
+    pub throttle: Option<Throttle>,
     pub mode: Option<ModeWish>,
     /// Who runs which stages.
     pub plan: Option<PathBuf>,
@@ -46,6 +49,8 @@ pub struct Settings {
     pub record: Option<PathBuf>,
     pub record_inputs_only: Option<bool>,
     pub api_port: Option<u16>,
+    /// Stop when standard input is closed.
+    pub until_stdin_closes: Option<bool>,
     /// Where others reach this node.
     #[serde(default, deserialize_with = "one_or_more")]
     pub listen: Option<Vec<Address>>,
@@ -216,6 +221,7 @@ impl Settings {
             memory: read(&variable, "MEMORY")?,
             disk: read(&variable, "DISK")?,
             threads: read(&variable, "THREADS")?,
+            throttle: read(&variable, "THROTTLE")?,
             mode: read(&variable, "MODE")?,
             plan: read(&variable, "PLAN")?,
             log: read(&variable, "LOG")?,
@@ -223,6 +229,7 @@ impl Settings {
             record: read(&variable, "RECORD")?,
             record_inputs_only: read(&variable, "RECORD_INPUTS_ONLY")?,
             api_port: read(&variable, "API_PORT")?,
+            until_stdin_closes: read(&variable, "UNTIL_STDIN_CLOSES")?,
             listen: read_all(&variable, "LISTEN")?,
             connect: read_all(&variable, "CONNECT")?,
             announce: read_all(&variable, "ANNOUNCE")?,
@@ -244,6 +251,7 @@ impl Settings {
             memory: self.memory.or(other.memory),
             disk: self.disk.or(other.disk),
             threads: self.threads.or(other.threads),
+            throttle: self.throttle.or(other.throttle),
             mode: self.mode.or(other.mode),
             plan: self.plan.or(other.plan),
             log: self.log.or(other.log),
@@ -251,6 +259,7 @@ impl Settings {
             record: self.record.or(other.record),
             record_inputs_only: self.record_inputs_only.or(other.record_inputs_only),
             api_port: self.api_port.or(other.api_port),
+            until_stdin_closes: self.until_stdin_closes.or(other.until_stdin_closes),
             listen: self.listen.or(other.listen),
             connect: self.connect.or(other.connect),
             announce: self.announce.or(other.announce),
@@ -424,12 +433,14 @@ mod tests {
         let settings = file(
             "data-dir = '/tmp/x'\ndata = ['a', 'b']\npreset = 'micro'\nsteps = 5\nseed = 7\nadapter = 'gpu:RTX'\n\
              memory = '4GiB'\ndisk = 1000\nthreads = 2\nmode = 'solo'\nlog = 'info'\njson = true\napi-port = 80\n\
-             record = 'trace'\n[model]\nlayers = 1\n[training]\npeak-rate-nano = 5\n[snapshots]\nevery-steps = 3\n",
+             throttle = 4\nrecord = 'trace'\n[model]\nlayers = 1\n[training]\npeak-rate-nano = 5\n[snapshots]\nevery-steps = 3\n",
         )
         .unwrap();
         assert_eq!(settings.data, Some(vec!["a".into(), "b".into()]));
         assert_eq!(settings.seed, Some(Seed("7".into())));
         assert_eq!(settings.memory, Some(Size(4 << 30)));
+        assert_eq!(settings.throttle, Some("4".parse().unwrap()));
+        assert!(file("throttle = 0.5").unwrap_err().to_string().contains("from 1 to 10000"));
         let (model, training) = settings.specs();
         assert_eq!((model.layers, model.hidden, training.peak_rate_nano), (1, 256, 5));
         assert_eq!(settings.operator(600).disk_bytes, 400);

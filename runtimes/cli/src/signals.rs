@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{io, thread};
 
 use neuroshard_core::Command;
 use neuroshard_host::node::Handle;
@@ -12,6 +14,9 @@ use crate::say::aside;
 
 /// Exit code of a process that was told to quit at once: 128 and the number of SIGINT.
 pub(crate) const EXIT_INTERRUPTED: i32 = 130;
+
+/// How long a node may save after its standard input was closed. Nobody is there to ask a second time.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the operator asked to stop, and the node to be told so.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +46,23 @@ impl Signals {
     /// How often the operator asked to stop.
     pub(crate) fn times(&self) -> u32 {
         self.times.load(Ordering::Acquire)
+    }
+
+    /// The end of standard input counts as a signal from now on. If saving takes too long then, the process ends
+    /// without.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn stop_when_stdin_closes(&self) -> io::Result<()> {
+        let signals = self.clone();
+        let wait = move || {
+            // What is written there means nothing; an error is an end as well.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            signals.on_signal();
+            thread::sleep(ORPHAN_PATIENCE);
+            std::process::exit(EXIT_INTERRUPTED);
+        };
+        thread::Builder::new().name("stdin".into()).spawn(wait).map(drop)
     }
 
     /// Asks to stop as a signal would.

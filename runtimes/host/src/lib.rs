@@ -23,6 +23,7 @@ pub mod registration;
 pub mod runtime;
 pub mod status;
 pub mod store;
+pub mod throttle;
 pub mod training;
 pub mod why;
 pub mod worker;

@@ -23,6 +23,7 @@ use crate::peers::{Fetch, Keep, Link, Network};
 use crate::runtime::Runtime;
 use crate::status::{Follower, Status};
 use crate::store::{Scribe, ScribeReport, Store, StoreBlobs, StoreError, StoreOrder};
+use crate::throttle::Throttle;
 use crate::worker::{Answer, EngineFactory, Worker};
 
 /// Messages that wait for the loop at most.
@@ -131,6 +132,8 @@ pub struct Setup {
     pub engine: Box<dyn Engine>,
     /// Makes the next engine if this one breaks.
     pub factory: EngineFactory,
+    /// Slows the device down.
+    pub throttle: Throttle,
     pub tap: Option<Box<dyn Tap>>,
     pub follower: Follower,
     /// Whose account the status shows.
@@ -244,14 +247,14 @@ impl Node {
     /// # Errors
     /// If the system gives no threads.
     pub fn new(setup: Setup) -> Result<(Self, Handle, async_channel::Receiver<Report>), NodeError> {
-        let Setup { core, clock, store, engine, factory, tap, follower, owner, signer, link } = setup;
+        let Setup { core, clock, store, engine, factory, throttle, tap, follower, owner, signer, link } = setup;
         let Link { network, heard, board } = link;
         let (sender, inbox) = async_channel::bounded(INBOX_MAX);
         let (answers, scribe_reports) = (sender.clone(), sender.clone());
         let blobs = StoreBlobs(Arc::clone(&store));
         // A loop that has ended reads no answers.
         let on_answer = move |answer| drop(answers.send_blocking(Incoming::Answer(answer)));
-        let worker = Worker::start(engine, factory, blobs, on_answer).map_err(NodeError::Thread)?;
+        let worker = Worker::start(engine, factory, throttle, blobs, on_answer).map_err(NodeError::Thread)?;
         let on_report = move |report| drop(scribe_reports.send_blocking(Incoming::Scribe(report)));
         let scribe = Scribe::start(Arc::clone(&store), on_report).map_err(NodeError::Thread)?;
         let (reports, receiver) = Reports::new();

@@ -15,10 +15,14 @@ use neuroshard_shaders::cpu::lower_priority;
 use neuroshard_shaders::engine::Engine;
 use neuroshard_shaders::executor::{Blobs, Executor};
 
+use crate::throttle::Throttle;
+
 /// Jobs that wait at most; a core has fewer open requests.
 const JOBS_MAX: usize = 64;
 /// How long [`Worker`] waits for a job under way when it is dropped; then it is left behind.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often a rest is interrupted to see whether it is still wanted.
+const REST: Duration = Duration::from_millis(20);
 
 /// Makes an engine: at the start, and again after a job panicked.
 pub type EngineFactory = Box<dyn FnMut() -> Result<Box<dyn Engine>, Fault> + Send>;
@@ -43,13 +47,15 @@ pub struct Worker {
 type Cancelled = Arc<Mutex<BTreeSet<RequestId>>>;
 
 impl Worker {
-    /// Starts the thread with an engine; `factory` makes the next one if that breaks. `on_answer` is called on the thread.
+    /// Starts the thread with an engine; `factory` makes the next one if that breaks, and `throttle` slows both.
+    /// `on_answer` is called on the thread.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
         engine: Box<dyn Engine>,
         factory: EngineFactory,
+        throttle: Throttle,
         blobs: impl Blobs + Send + 'static,
         on_answer: impl FnMut(Answer) + Send + 'static,
     ) -> Result<Self, std::io::Error> {
@@ -58,6 +64,7 @@ impl Worker {
         let work = Working {
             executor: Ok(Executor::new(engine)),
             factory,
+            throttle,
             blobs,
             inbox,
             cancelled: Arc::clone(&cancelled),
@@ -103,6 +110,7 @@ struct Working<B, F> {
     /// The executor, or why there is none.
     executor: Result<Executor, Fault>,
     factory: EngineFactory,
+    throttle: Throttle,
     blobs: B,
     inbox: async_channel::Receiver<(RequestId, Job)>,
     cancelled: Cancelled,
@@ -119,9 +127,19 @@ impl<B: Blobs, F: FnMut(Answer)> Working<B, F> {
             drop(cancelled);
             if !skip {
                 let started = Instant::now();
-                let result = self.attempt(&job);
+                let result = self.attempt(&job).map(|made| self.throttle.slow(made));
+                self.rest(self.throttle.rest(started.elapsed()));
                 (self.on_answer)(Answer { id, job: JobKind::from(&job), result, took: started.elapsed() });
             }
+        }
+    }
+
+    /// Rests, unless the node ends meanwhile.
+    fn rest(&self, mut left: Duration) {
+        while !left.is_zero() && !self.inbox.is_closed() {
+            let now = left.min(REST);
+            thread::sleep(now);
+            left -= now;
         }
     }
 
@@ -179,9 +197,14 @@ mod tests {
     }
 
     fn start(engine: Box<dyn Engine>) -> (Worker, mpsc::Receiver<Answer>) {
+        start_throttled(engine, Throttle::default())
+    }
+
+    fn start_throttled(engine: Box<dyn Engine>, throttle: Throttle) -> (Worker, mpsc::Receiver<Answer>) {
         let (sender, answers) = mpsc::channel();
         let factory = Box::new(|| Ok(Box::new(Reference::<false>::default()) as Box<dyn Engine>));
-        let worker = Worker::start(engine, factory, NoBlobs, move |answer| sender.send(answer).unwrap()).unwrap();
+        let worker =
+            Worker::start(engine, factory, throttle, NoBlobs, move |answer| sender.send(answer).unwrap()).unwrap();
         (worker, answers)
     }
 
@@ -201,6 +224,32 @@ mod tests {
             let wrong_step = matches!(answer.result, Err(Fault::WrongStep { at: None, .. }));
             assert_eq!((answer.job == JobKind::Snapshot, wrong_step), (id == 3, id == 3));
         }
+    }
+
+    #[test]
+    fn a_throttled_job_takes_its_own_time_and_the_rest() {
+        let throttle: Throttle = "50".parse().unwrap();
+        let (worker, answers) = start_throttled(Box::new(Reference::<false>::default()), throttle);
+        order(&worker, 0, benchmark());
+        let answer = answers.recv().unwrap();
+        let Ok(Commitment::Benchmark { layer_us }) = answer.result else { panic!("{answer:?}") };
+        // The device's own figure times fifty, within a time that is fifty times what all of the benchmark took.
+        assert!(layer_us >= 50 && layer_us.is_multiple_of(50), "{layer_us}");
+        assert!(answer.took >= Duration::from_micros(layer_us), "{answer:?}");
+    }
+
+    #[test]
+    fn a_node_that_ends_does_not_wait_for_a_rest() {
+        let throttle: Throttle = "10000".parse().unwrap();
+        let (sign, wait) = mpsc::channel();
+        let (worker, answers) = start_throttled(Box::new(Breaking(wait)), throttle);
+        order(&worker, 0, benchmark());
+        // The job takes a moment, and its rest would take ten thousand.
+        thread::sleep(Duration::from_millis(20));
+        sign.send(()).unwrap();
+        drop(worker);
+        let answer = answers.recv().unwrap();
+        assert!(answer.took < Duration::from_secs(100), "{answer:?}");
     }
 
     /// An engine whose first benchmark waits for a sign and panics.

@@ -14,6 +14,7 @@ use neuroshard_host::node::{Cause, Ended, Handle, Node, Report, Setup, Tap};
 use neuroshard_host::peers::Link;
 use neuroshard_host::runtime::Runtime;
 use neuroshard_host::status::{Follower, LossScale, Status};
+use neuroshard_host::throttle::Throttle;
 use neuroshard_host::worker::EngineFactory;
 use neuroshard_proto::{Hash, ModelSpec, Params, Preset, Step, Time, TrainSpec};
 use neuroshard_shaders::engine::Engine;
@@ -81,6 +82,7 @@ impl Scene {
             store: Arc::clone(&self.home.store),
             engine: Box::new(Reference::<false>::default()),
             factory,
+            throttle: Throttle::default(),
             tap,
             follower: Follower::new(status, LossScale::new(&self.network.manifest)),
             owner: self.home.keys.owner_id(),

@@ -99,6 +99,46 @@ fn resident_kib(process: u32) -> u64 {
 }
 
 #[test]
+fn the_doctor_says_who_answers_and_why_others_do_not() {
+    let scratch = Scratch::new();
+    let config = scratch.config("").display().to_string();
+    let start = |name: &str| {
+        let mut node = scratch.start(name, &format!("run --config {config} --threads 1 --listen 127.0.0.1:0"));
+        let address = node.wait_for("listening", |_| true)["address"].as_str().unwrap().to_owned();
+        (node, address)
+    };
+    let ((_own, own), (_other, other)) = (start("own"), start("other"));
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = stranger.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for visitor in stranger.incoming() {
+            let _ = visitor.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let someone = "12D3KooWEGuKT5LDzRD2sKQDMdFES3bhkBKzZuuqD3dSdk2LZaiY";
+    let cases = [
+        (own.clone(), "ok", "answers at"),
+        (other, "odd", "the node there is of network"),
+        (silent.to_string(), "odd", "does not speak as a node does"),
+        ("name.invalid:4700".into(), "odd", "the name is unknown"),
+        (format!("{own}/p2p/{someone}"), "odd", "another node answers there"),
+    ];
+    let connect: String = cases.iter().map(|(address, ..)| format!(" --connect {address}")).collect();
+    let finished = scratch.run("own", &format!("doctor --network --json{connect}"));
+    assert_eq!(finished.code, Some(0), "one of them answers: {finished:#?}");
+    let lines = finished.lines();
+    let of = |check: &str| lines.iter().filter(|line| line["check"] == check).collect::<Vec<_>>();
+    for ((address, result, words), line) in cases.iter().zip(of("peer")) {
+        let text = line["text"].as_str().unwrap();
+        assert!(line["result"] == *result && text.contains(words), "{address}: {line}");
+    }
+    assert_eq!(of("peer").len(), cases.len(), "{lines:#?}");
+    assert!(of("reachable")[0]["text"].as_str().unwrap().contains("--listen 0.0.0.0:4700"), "{lines:#?}");
+    assert!(of("peers")[0]["text"].as_str().unwrap().contains("has none"), "{lines:#?}");
+    scratch.run("own", "doctor --network --connect 127.0.0.1:1").failed(1, &["must be mended"]);
+}
+
+#[test]
 fn four_founders_agree_while_one_is_killed_another_sleeps_and_a_fifth_node_joins() {
     let mut swarm = Swarm::found(&["a", "b", "c", "d"]);
     let height = swarm.transfer("a");

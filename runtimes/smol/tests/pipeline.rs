@@ -32,7 +32,7 @@ impl Quorum {
     /// Starts all members; each trains up to a step.
     fn start(stages: &[(&'static str, &str)], snapshot_steps: u64, limit: u64) -> Self {
         let scratch = Scratch::new();
-        let config = config(&scratch);
+        let config = scratch.deep_config("");
         write_plan(&scratch, stages, snapshot_steps);
         // The system's choice, made once.
         let free = |_| TcpListener::bind("127.0.0.1:0").unwrap();
@@ -54,7 +54,7 @@ impl Quorum {
     /// Starts nodes without a plan, none of which has room for the whole model.
     fn meet(names: [&'static str; 2], limit: u64) -> Self {
         let scratch = Scratch::new();
-        let config = config(&scratch);
+        let config = scratch.deep_config("");
         let free = names.map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
         let ports = free.iter().map(|(name, free)| (*name, free.local_addr().unwrap().port())).collect();
         drop(free);
@@ -94,7 +94,7 @@ impl Quorum {
 
     /// Demands that the members have together what one node alone makes of the same seed and text.
     fn compare_with_solo(&self) {
-        let flags = format!("--config {} --seed s --threads 1 --steps {}", config(&self.scratch), self.limit);
+        let flags = format!("--config {} --seed s --threads 1 --steps {}", self.scratch.deep_config(""), self.limit);
         let solo = self.scratch.run("solo", &flags);
         assert_eq!(solo.code, Some(0), "{solo:#?}");
         let mut parts: Vec<_> = self.members.iter().map(|(name, _)| saved(&self.scratch, name, self.limit)).collect();
@@ -102,13 +102,6 @@ impl Quorum {
         let together: Vec<LayerBlobs> = parts.into_iter().flat_map(|(_, layers)| layers).collect();
         assert_eq!(together, saved(&self.scratch, "solo", self.limit).1);
     }
-}
-
-fn config(scratch: &Scratch) -> String {
-    let path = scratch.config("");
-    let text = std::fs::read_to_string(&path).unwrap().replace("layers = 1", "layers = 4");
-    std::fs::write(&path, text).unwrap();
-    path.display().to_string()
 }
 
 fn json(scratch: &Scratch, name: &str, command: &str) -> Value {
@@ -207,7 +200,7 @@ fn nodes_without_room_for_the_model_find_each_other_and_make_what_one_makes_alon
 #[test]
 fn plans_that_differ_and_nodes_without_a_part_are_told_what_is_wrong() {
     let scratch = Scratch::new();
-    let config = config(&scratch);
+    let config = scratch.deep_config("");
     write_plan(&scratch, &[("a", "0..3"), ("b", "3..5")], 20);
     let run = |name: &str| scratch.run(name, &format!("run --config {config} --seed s --plan plan.toml"));
     run("stranger").failed(2, &["plan.toml", "has no stages in it", "keys show"]);

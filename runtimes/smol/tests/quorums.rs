@@ -10,14 +10,6 @@ use serde_json::Value;
 /// So little that no node has room for the whole model of four layers.
 const TIGHT: &str = "--threads 1 --memory 1MiB --listen 127.0.0.1:0";
 
-/// A configuration whose model has five stages.
-fn config(scratch: &Scratch) -> String {
-    let path = scratch.config("");
-    let text = std::fs::read_to_string(&path).unwrap().replace("layers = 1", "layers = 4");
-    std::fs::write(&path, text).unwrap();
-    path.display().to_string()
-}
-
 fn json(scratch: &Scratch, name: &str, command: &str) -> Value {
     let finished = scratch.run(name, &format!("{command} --json"));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
@@ -51,7 +43,7 @@ fn described(scratch: &Scratch, asked: &str) -> Value {
 #[test]
 fn a_node_alone_tells_what_it_holds_and_why_it_trains_with_nobody() {
     let scratch = Scratch::new();
-    let config = config(&scratch);
+    let config = scratch.deep_config("");
     let mut node = scratch.start("a", &format!("run --config {config} --threads 1"));
     node.wait_for_step(1);
     let own = name_of(&scratch, "a");
@@ -87,7 +79,7 @@ fn a_node_alone_tells_what_it_holds_and_why_it_trains_with_nobody() {
 #[test]
 fn two_nodes_with_room_for_a_part_train_together_and_say_who_runs_what() {
     let scratch = Scratch::new();
-    let config = config(&scratch);
+    let config = scratch.deep_config("");
     let mut first = scratch.start("a", &format!("run --config {config} {TIGHT}"));
     first.wait_for("listening", |_| true);
     described(&scratch, "a");
@@ -129,7 +121,7 @@ fn two_nodes_with_room_for_a_part_train_together_and_say_who_runs_what() {
 #[test]
 fn a_member_that_is_taken_away_hands_over_and_comes_back() {
     let scratch = Scratch::new();
-    let config = config(&scratch);
+    let config = scratch.deep_config("");
     let mut first = scratch.start("a", &format!("run --config {config} {TIGHT}"));
     first.wait_for("listening", |_| true);
     described(&scratch, "a");

@@ -1,6 +1,7 @@
 //! The commands beside `run`.
 
 pub(crate) mod data;
+pub(crate) mod devnet;
 pub(crate) mod doctor;
 pub(crate) mod exchange;
 pub(crate) mod generate;

@@ -9,35 +9,28 @@ use neuroshard_host::status::{Follower, Loss};
 use neuroshard_host::store::ByteCount;
 use ratatui::backend::{Backend, CrosstermBackend};
 use ratatui::buffer::Buffer;
-use ratatui::layout::{Constraint, Layout, Position, Rect};
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Widget};
-use ratatui::{Terminal, TerminalOptions, Viewport};
 
+use super::inline::{Inline, NAME};
 use super::plain::{ended_words, event_words, notice_words, opening_lines, stopping_words};
-use super::terminal::Quiet;
 use super::words::{count, duration, grouped, short_path, sparkline};
 use super::{Display, News};
 
 /// Lines of the panel.
 const HEIGHT: u16 = 8;
-/// A narrower or lower terminal gets plain lines.
+/// A narrower terminal gets plain lines.
 const COLUMNS_MIN: u16 = 60;
-const ROWS_MIN: u16 = HEIGHT + 2;
-/// Width of the names on the left.
-const NAME: u16 = 10;
-
 /// A panel on a terminal.
 #[derive(Debug)]
 pub(crate) struct Live<B: Backend> {
-    terminal: Terminal<B>,
+    screen: Inline<B>,
     panel: Panel,
     begun: bool,
     /// Whether a member with another plan was told of; it speaks several times a second.
     other_plan: bool,
-    /// What is typed does not show while the panel lives.
-    _quiet: Option<Quiet>,
 }
 
 impl Live<CrosstermBackend<Stdout>> {
@@ -46,74 +39,22 @@ impl Live<CrosstermBackend<Stdout>> {
     /// # Errors
     /// If the terminal is too small or does not say where its cursor is.
     pub(crate) fn on_terminal() -> io::Result<Self> {
-        let live = Self::new(CrosstermBackend::new(io::stdout()))?;
-        Ok(Self { _quiet: Some(Quiet::new()), ..live })
+        Ok(Self::new(Inline::on_terminal(HEIGHT, COLUMNS_MIN)?))
     }
 }
 
 impl<B: Backend<Error: Send + Sync + 'static>> Live<B> {
-    fn new(backend: B) -> io::Result<Self> {
-        let size = backend.size().map_err(io::Error::other)?;
-        if size.width < COLUMNS_MIN || size.height < ROWS_MIN {
-            return Err(io::Error::other("the terminal is too small for the panel"));
-        }
-        let options = TerminalOptions { viewport: Viewport::Inline(HEIGHT) };
-        let terminal = Terminal::with_options(backend, options).map_err(io::Error::other)?;
-        Ok(Self { terminal, panel: Panel::default(), begun: false, other_plan: false, _quiet: None })
-    }
-
-    /// Puts a line above the panel.
-    fn above(&mut self, name: &str, text: &str) -> io::Result<()> {
-        let width = self.terminal.size().map_err(io::Error::other)?.width.saturating_sub(NAME).max(20);
-        let lines = wrapped(text, usize::from(width));
-        let warning = name.chars().any(char::is_uppercase);
-        let style = if warning { Style::new().fg(Color::Red).bold() } else { Style::new().dim() };
-        let height = u16::try_from(lines.len()).unwrap_or(u16::MAX);
-        let draw = |buffer: &mut Buffer| {
-            for (index, line) in lines.iter().enumerate() {
-                let name = if index == 0 { name } else { "" };
-                let name = Span::styled(format!("{name:<width$}", width = usize::from(NAME)), style);
-                let y = buffer.area.y + index as u16;
-                Line::from(vec![name, Span::raw(line)]).render(Rect { y, height: 1, ..buffer.area }, buffer);
-            }
-        };
-        self.terminal.insert_before(height, draw).map_err(io::Error::other)
-    }
-
-    /// Moves to the line below the panel.
-    fn leave(&mut self) -> io::Result<()> {
-        let area = self.terminal.get_frame().area();
-        let below = Position { x: 0, y: area.bottom().saturating_sub(1) };
-        self.terminal.set_cursor_position(below).map_err(io::Error::other)?;
-        self.terminal.backend_mut().append_lines(1).map_err(io::Error::other)?;
-        Backend::flush(self.terminal.backend_mut()).map_err(io::Error::other)
+    fn new(screen: Inline<B>) -> Self {
+        Self { screen, panel: Panel::default(), begun: false, other_plan: false }
     }
 
     fn draw(&mut self) -> io::Result<()> {
         if self.begun {
             let panel = &self.panel;
-            self.terminal.draw(|frame| panel.render(frame.area(), frame.buffer_mut())).map_err(io::Error::other)?;
+            self.screen.draw(|area, buffer| panel.render(area, buffer))?;
         }
         Ok(())
     }
-}
-
-/// Cuts text into lines at spaces.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let Some(line) = lines.last_mut() else { break };
-        let length = line.chars().count();
-        if length > 0 && length + 1 + word.chars().count() > width {
-            lines.push(word.to_owned());
-        } else {
-            if length > 0 {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
 }
 
 impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
@@ -150,31 +91,29 @@ impl<B: Backend<Error: Send + Sync + 'static> + Send> Display for Live<B> {
                 let rejected = matches!(event, Event::Rejected { .. });
                 let once = once || (rejected && !std::mem::replace(&mut self.other_plan, true));
                 if let Some((name, text)) = event_words(event, follower).filter(|_| once) {
-                    self.above(name, &text)?;
+                    self.screen.above(name, &text)?;
                 }
             }
             News::Report(report) => {
                 let (name, text) = notice_words(report);
-                self.above(name, &text)?;
+                self.screen.above(name, &text)?;
             }
             News::Stopping { times } => {
                 self.panel.foot = Some(stopping_words(*times).to_owned());
                 return self.draw();
             }
-            News::Log(line) => self.above("log", line)?,
+            News::Log(line) => self.screen.above("log", line)?,
             News::Ended(ended) => {
                 self.panel.foot = Some(format!("stopped {}", ended_words(ended)));
                 if let Some(follower) = follower {
                     self.panel.follower = Some(follower.clone());
                 }
                 self.draw()?;
-                // The panel stays as it is; the prompt comes below it.
-                self.terminal.show_cursor().map_err(io::Error::other)?;
-                self.leave()?;
+                self.screen.leave()?;
             }
             News::Opened(_) | News::Founded { .. } | News::Joined { .. } => {
                 for (name, text) in opening_lines(news) {
-                    self.above(name, &text)?;
+                    self.screen.above(name, &text)?;
                 }
             }
         }
@@ -390,11 +329,11 @@ mod tests {
     }
 
     fn live(width: u16, height: u16) -> Live<TestBackend> {
-        Live::new(TestBackend::new(width, height)).unwrap()
+        Live::new(Inline::new(TestBackend::new(width, height), HEIGHT, COLUMNS_MIN).unwrap())
     }
 
     fn screen(live: &Live<TestBackend>) -> Vec<String> {
-        let buffer = live.terminal.backend().buffer();
+        let buffer = live.screen.backend().buffer();
         let rows = buffer.content.chunks(usize::from(buffer.area.width));
         rows.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>().trim_end().to_owned())
             .collect()
@@ -453,17 +392,5 @@ mod tests {
         live.tick(&follower).unwrap();
         let screen = screen(&live);
         assert!(screen[1].contains("1,200 of 2,400, 5 min 0 s left") && screen[1].contains("50 %"), "{screen:#?}");
-    }
-
-    #[test]
-    fn a_terminal_too_small_for_the_panel_is_refused() {
-        assert!(Live::new(TestBackend::new(59, 30)).is_err());
-        assert!(Live::new(TestBackend::new(80, 9)).is_err());
-    }
-
-    #[test]
-    fn long_lines_are_cut_at_spaces() {
-        assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
-        assert_eq!(wrapped("unbreakable", 4), ["unbreakable"]);
     }
 }

@@ -1,5 +1,6 @@
 //! What a running node shows: a live panel on a terminal, plain lines elsewhere, one JSON object a line for scripts.
 
+mod inline;
 mod json;
 mod live;
 mod plain;
@@ -15,11 +16,12 @@ use neuroshard_host::node::{Ended, Report};
 use neuroshard_host::status::Follower;
 use neuroshard_proto::Manifest;
 
+pub(crate) use self::inline::Inline;
 pub(crate) use self::json::Json;
 pub(crate) use self::live::Live;
 pub(crate) use self::plain::Plain;
 pub(crate) use self::terminal::restore as restore_terminal;
-pub(crate) use self::words::{count, duration, short_path};
+pub(crate) use self::words::{count, duration, grouped, short_path, sparkline};
 
 /// How long between two looks of the live panel at the node.
 pub(crate) const TICK: Duration = Duration::from_millis(150);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, noise};
 
 use super::tcp;
 use crate::files::{self, Access};
@@ -228,6 +228,10 @@ pub(super) fn may_pass(error: &DialError) -> bool {
     }
 }
 
+/// What a dial says where there was a connection, but no greeting.
+const NO_NODE: &str = "what answers there does not speak as a node does: the port is another program's, or something in \
+                       between cuts the connection";
+
 /// Why a dial failed, in words.
 pub(super) fn in_words(error: &DialError) -> String {
     match error {
@@ -252,8 +256,11 @@ pub(super) fn root(error: &libp2p::TransportError<std::io::Error>) -> String {
     match error {
         libp2p::TransportError::MultiaddrNotSupported(_) => "addresses of this kind cannot be dialled".into(),
         libp2p::TransportError::Other(error) => {
-            let errors = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| inner(*error));
-            errors.last().map(ToString::to_string).unwrap_or_default()
+            let errors = || std::iter::successors(Some(error as &(dyn Error + 'static)), |error| inner(*error));
+            if errors().any(<dyn Error>::is::<noise::Error>) {
+                return NO_NODE.into();
+            }
+            errors().last().map(ToString::to_string).unwrap_or_default()
         }
     }
 }

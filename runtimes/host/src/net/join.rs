@@ -4,12 +4,14 @@
 //! each shard against the manifest. The network's file is written last, so a join that breaks off is simply begun again, and what
 //! came before is not fetched twice.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use futures::StreamExt as _;
+use futures::future::join_all;
 use futures_lite::FutureExt as _;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -135,11 +137,18 @@ pub async fn join(
     Ok(network)
 }
 
-/// Looks whether a node of a network, or of any, can be reached at an address.
-///
-/// # Errors
-/// Why it cannot be talked to, in words.
+/// Looks whether nodes of a network, or of any, can be reached at these addresses, at all of them at the same time: who
+/// answers, or why nobody can be talked to, in words.
 pub async fn probe(
+    runtime: &impl Runtime,
+    keys: &Keys,
+    network: Option<NetworkId>,
+    addresses: &[Multiaddr],
+) -> Vec<Result<NodeId, String>> {
+    join_all(addresses.iter().map(|address| probe_one(runtime, keys, network, address))).await
+}
+
+async fn probe_one(
     runtime: &impl Runtime,
     keys: &Keys,
     network: Option<NetworkId>,
@@ -231,6 +240,8 @@ impl Guest {
         let mut dialled = Vec::new();
         // Addresses to be dialled again: a node may be busy, or just starting.
         let mut again: Vec<(Instant, Multiaddr)> = Vec::new();
+        // What happened at them the last time.
+        let mut before: BTreeMap<Multiaddr, String> = BTreeMap::new();
         addresses.iter().for_each(|address| self.dial(address.clone(), &mut dialled, &mut attempts));
         let mut peers = Vec::new();
         let mut until = Instant::now() + LOOKING;
@@ -254,6 +265,7 @@ impl Guest {
                     if let Some(place) = dialled.iter().position(|(id, _)| *id == connection_id) {
                         let (_, address) = dialled.swap_remove(place);
                         if bootstrap::may_pass(&error) && peers.is_empty() {
+                            before.insert(address.clone(), bootstrap::in_words(&error));
                             again.push((now + AGAIN, address));
                         } else {
                             attempts.push((address.to_string(), bootstrap::in_words(&error)));
@@ -280,7 +292,10 @@ impl Guest {
         }
         let silent =
             dialled.into_iter().map(|(_, address)| address).chain(again.into_iter().map(|(_, address)| address));
-        attempts.extend(silent.map(|address| (address.to_string(), "nobody answers".to_owned())));
+        attempts.extend(silent.map(|address| {
+            let why = before.remove(&address).unwrap_or_else(|| "nobody answers".to_owned());
+            (address.to_string(), why)
+        }));
         peers.sort_unstable();
         peers.dedup();
         if peers.is_empty() { Err(JoinError::NobodyThere { attempts }) } else { Ok(peers) }

@@ -311,7 +311,8 @@ impl Target {
             let found = (&*name, port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
             drop(sender.send_blocking(found));
         })?;
-        let mut found = answer.recv().await.map_err(io::Error::other)??;
+        let found = answer.recv().await.map_err(io::Error::other)?;
+        let mut found = found.map_err(|error| io::Error::new(error.kind(), format!("the name is unknown: {error}")))?;
         found.retain(|address| match family {
             Family::Any => true,
             Family::V4 => address.is_ipv4(),

@@ -49,6 +49,14 @@ impl Scratch {
         path
     }
 
+    /// A configuration whose model has five stages.
+    pub(crate) fn deep_config(&self, more: &str) -> String {
+        let path = self.config(more);
+        let text = std::fs::read_to_string(&path).unwrap().replace("layers = 1", "layers = 4");
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
     /// The program with these arguments, split at spaces, on data directory `name`.
     pub(crate) fn command(&self, name: &str, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_neuroshard"));

@@ -19,6 +19,10 @@ use crate::values::Address;
 /// Addresses of other nodes that are looked at.
 const PROBES_MAX: usize = 8;
 
+/// What is said of a node that listens on loopback addresses alone.
+const ONLY_HERE: &str = "nodes on this machine alone can reach it; listen on all addresses to let others in, as with \
+                         --listen 0.0.0.0:4700";
+
 type Findings = Vec<(&'static str, Finding)>;
 
 pub(super) fn findings(runtime: &impl Runtime, settings: &Settings, root: &Path) -> Findings {
@@ -46,17 +50,13 @@ pub(super) fn findings(runtime: &impl Runtime, settings: &Settings, root: &Path)
     }
     // A key of its own: the node's may be in use, and nobody is to take this for it.
     let Ok(keys) = Keys::generate() else { return findings };
-    let mut reached = 0;
-    for address in &addresses {
-        match runtime.block_on(probe(runtime, &keys, id, address)) {
-            Ok(node) => {
-                reached += 1;
-                findings.push(("peer", Finding::Fine(format!("{node:.16} answers at {address}"))));
-            }
-            Err(why) => findings.push(("peer", Finding::Odd(format!("{address}: {why}")))),
-        }
-    }
-    if reached == 0 && !addresses.is_empty() {
+    let probed = runtime.block_on(probe(runtime, &keys, id, &addresses));
+    let nobody = probed.iter().all(Result::is_err);
+    findings.extend(addresses.iter().zip(probed).map(|(address, answer)| match answer {
+        Ok(node) => ("peer", Finding::Fine(format!("{node:.16} answers at {address}"))),
+        Err(why) => ("peer", Finding::Odd(format!("{address}: {why}"))),
+    }));
+    if nobody && !addresses.is_empty() {
         let text = "none of these nodes answers: this machine is not connected, or a firewall keeps it from them";
         findings.push(("peers", Finding::Wrong(text.into())));
     }
@@ -65,22 +65,31 @@ pub(super) fn findings(runtime: &impl Runtime, settings: &Settings, root: &Path)
 
 /// A node that runs knows best.
 fn of_running(net: &NetStatus) -> Findings {
-    let mut findings = vec![("peers", Finding::Fine(format!("the node runs and has {}", net.peers.len())))];
+    let mut findings = vec![(
+        "peers",
+        match net.peers.len() {
+            0 => Finding::Odd("the node runs and has none".into()),
+            count => Finding::Fine(format!("the node runs and has {count}")),
+        },
+    )];
     let listening: Vec<Multiaddr> = net.listening.iter().filter_map(|address| address.parse().ok()).collect();
     findings.extend(listening.iter().map(|address| ("listen", Finding::Fine(place(address)))));
     let inbound = net.peers.iter().filter(|peer| peer.inbound).count();
-    findings.push(match (listening.is_empty(), inbound) {
-        (true, _) => ("reachable", Finding::Odd("it does not listen, so it only dials; --listen lets others in".into())),
-        (false, 0) => (
-            "reachable",
-            Finding::Odd(
+    findings.push((
+        "reachable",
+        match (listening.iter().map(distance).min(), inbound) {
+            (None, _) => Finding::Odd("it does not listen, so it only dials; --listen lets others in".into()),
+            (Some(Distance::Machine), _) => Finding::Odd(ONLY_HERE.into()),
+            (Some(Distance::Local | Distance::Anywhere), 0) => Finding::Odd(
                 "nobody has connected to it yet; if others are to come from outside, open its port in the router and say \
                  --announce with the address that they see"
                     .into(),
             ),
-        ),
-        (false, inbound) => ("reachable", Finding::Fine(format!("{inbound} peers came by themselves"))),
-    });
+            (Some(Distance::Local | Distance::Anywhere), inbound) => {
+                Finding::Fine(format!("{inbound} peers came by themselves"))
+            }
+        },
+    ));
     findings
 }
 
@@ -99,7 +108,11 @@ fn listeners(settings: &Settings) -> Findings {
         };
         ("listen", finding)
     };
-    wanted.iter().map(look).collect()
+    let mut findings: Findings = wanted.iter().map(look).collect();
+    if wanted.iter().all(|address| distance(&address.0) == Distance::Machine) {
+        findings.push(("reachable", Finding::Odd(ONLY_HERE.into())));
+    }
+    findings
 }
 
 /// An address, and from where it can be reached.
