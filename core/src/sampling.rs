@@ -73,9 +73,14 @@ impl Sampler {
 
     /// The sequences of a batch.
     pub fn batch(&self, batch: BatchId) -> List<Sample, MICROBATCHES_MAX> {
-        let first = batch.0.saturating_mul(u64::from(self.batch));
-        let samples = (0..u64::from(self.batch)).filter_map(|micro| self.sequence(first.saturating_add(micro)));
+        let samples = (0..self.batch).filter_map(|index| self.sample(batch, index));
         List::try_from(samples.collect::<Vec<_>>()).unwrap_or_default()
+    }
+
+    /// The sequence of this number in a batch.
+    pub fn sample(&self, batch: BatchId, index: u32) -> Option<Sample> {
+        let first = batch.0.saturating_mul(u64::from(self.batch));
+        self.sequence(first.saturating_add(u64::from(index))).filter(|_| index < self.batch)
     }
 
     /// The sequences that measure the held-out loss: always the same ones, spread over all held-out data.

@@ -51,6 +51,8 @@ const SELDOM_MS: u64 = 60_000;
 const TURN_MS: u64 = 3000;
 /// What a step between posted states takes at least, as far as can be told beforehand.
 const POST_US: u64 = 20_000_000;
+/// But never more sync intervals than this: batches may take longer than was thought.
+const POST_INTERVALS_MAX: u64 = 10;
 
 /// A quorum that cannot train for so long, and finds no replacement, is ended (PROTOCOL §4).
 const DISSOLVE_MS: u64 = 120_000;
@@ -432,7 +434,8 @@ impl Forming {
         let mine = ledger.quorum_of(&cx.config.node);
         let now = mine.map(|(_, quorum)| (quorum, quorum.ends_ms.saturating_sub(ledger.protocol_ms())));
         let Some(crew) = self.crew(&task, own, &skills, reason, now) else { return false };
-        let batches = POST_US.div_ceil(crew.batch_us.max(1)).div_ceil(u64::from(row.sync_interval)).max(1);
+        let batches =
+            POST_US.div_ceil(crew.batch_us.max(1)).div_ceil(u64::from(row.sync_interval)).clamp(1, POST_INTERVALS_MAX);
         let snapshot_steps = u32::try_from(batches).unwrap_or(u32::MAX).saturating_mul(row.sync_interval);
         let Ok(members) = List::try_from(crew.members) else { return false };
         let plan = Plan { members, snapshot_steps };

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::chain::Action;
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, Fault, Job, LayerRange, List, Mode, POSTED_MAX, Passed, Position, QuorumMessage,
-    RequestId, Returned, Sample, Step, Turned, VoidReason,
+    BatchOutcome, Commitment, Fault, Job, LayerRange, List, Mode, POSTED_MAX, Passed, Position, QuorumMessage,
+    RequestId, Returned, Step, Turned, VoidReason,
 };
 
 use super::flow::{Task, Way};
@@ -296,11 +296,11 @@ impl Solo {
             let sequence = training.sequence;
             let job = match task {
                 Task::Forward { index, input, fresh } => {
-                    let (micro, sample) = (flow.micro(index), sample_of(sampler, batch, index)?);
+                    let (micro, sample) = (flow.micro(index), sampler.sample(batch, index)?);
                     Job::Forward { step, micro, fresh, sequence, sample, input }
                 }
                 Task::Turn { index, input, fresh } => {
-                    let (micro, sample) = (flow.micro(index), sample_of(sampler, batch, index)?);
+                    let (micro, sample) = (flow.micro(index), sampler.sample(batch, index)?);
                     Job::Turn { step, micro, fresh, sequence, sample, input }
                 }
                 Task::Backward { index, gradient } => Job::Backward { step, micro: flow.micro(index), gradient },
@@ -363,11 +363,4 @@ impl Solo {
             quorum.pass(cx, batch, way, index, blob);
         }
     }
-}
-
-/// The sequence of this number in a batch.
-fn sample_of(sampler: &Sampler, batch: BatchId, index: u32) -> Option<Sample> {
-    let samples = sampler.batch(batch);
-    let place = usize::try_from(index).unwrap_or(usize::MAX);
-    samples.get(place).copied()
 }

@@ -13,8 +13,8 @@ use crate::ledger::{Ledger, Standing};
 const SCARCE: u64 = 1_000_000;
 
 /// The stages that this node has room for and the network needs most; `None` if there is no room for any. A node that holds
-/// some keeps them, unless a stage is missing and others hold all of its own; then half of those who could move do, by the
-/// beacon.
+/// some keeps them, unless a stage is missing and fewer would be if it held others; then half of those who could move do, by
+/// the beacon.
 pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) -> Option<LayerRange> {
     let (model, node) = (&config.genesis.model, config.node);
     let allowed = config.genesis.params.holding_share.of(config.operator.memory_bytes);
@@ -24,16 +24,6 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
         return Some(all);
     }
     let holders = holders(ledger, all, &node);
-    let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
-    if let Some(today) = today {
-        let count = |stage: u32| holders.get(place(stage)).copied().unwrap_or_default();
-        let missing = (all.start..all.end).any(|stage| count(stage) == 0 && !(today.start..today.end).contains(&stage));
-        let spare = (today.start..today.end).all(|stage| count(stage) > 0);
-        let moves = lot(ledger, &node, 0).short() & 1 == 0;
-        if !(missing && spare && moves) {
-            return Some(today);
-        }
-    }
     let widest = |start: u32| {
         let ends = (start.saturating_add(1)..=all.end).rev();
         ends.map(|end| LayerRange { start, end }).find(|range| fits(*range))
@@ -41,9 +31,21 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
     let worth = |range: &LayerRange| {
         let stages = holders.get(place(range.start)..place(range.end)).unwrap_or_default();
         let scarcity: u64 = stages.iter().map(|count| SCARCE.checked_div(count.saturating_add(1)).unwrap_or(0)).sum();
-        (scarcity, range.end.saturating_sub(range.start), lot(ledger, &node, range.start))
+        (news(&holders, *range), scarcity, range.end.saturating_sub(range.start), lot(ledger, &node, range.start))
     };
-    (all.start..all.end).filter_map(widest).max_by_key(worth)
+    let best = (all.start..all.end).filter_map(widest).max_by_key(worth)?;
+    let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
+    let stays = |today: &LayerRange| {
+        let moves = lot(ledger, &node, 0).short() & 1 == 0;
+        news(&holders, best) <= news(&holders, *today) || !moves
+    };
+    today.filter(stays).or(Some(best))
+}
+
+/// How many of these stages nobody else holds.
+fn news(holders: &[u64], range: LayerRange) -> usize {
+    let stages = holders.get(place(range.start)..place(range.end)).unwrap_or_default();
+    stages.iter().filter(|count| **count == 0).count()
 }
 
 /// How many other nodes hold each stage.

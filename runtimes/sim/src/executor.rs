@@ -120,6 +120,12 @@ impl Executor {
         Some(takes * draw.between(900, 1100) / 1000)
     }
 
+    /// Whether the job at hand is a pass of a pipeline.
+    pub(crate) fn passes(&self) -> bool {
+        let job = self.jobs.front().map(|asked| &asked.job);
+        matches!(job, Some(Job::Forward { .. } | Job::Turn { .. } | Job::Backward { .. }))
+    }
+
     /// The job at hand is done.
     pub(crate) fn finish(&mut self, world: &Around<'_>, draw: Draw) -> Said {
         let Some(Asked { id, job, lie }) = self.jobs.pop_front() else { return Said::Nothing };

@@ -10,7 +10,7 @@ use neuroshard_proto::{
 use crate::draw::Draw;
 use crate::executor::Pace;
 use crate::keys::{Keys, seed_bytes};
-use crate::scenario::WorldSpec;
+use crate::scenario::{Machines, WorldSpec};
 use crate::sharing::SharedLedgers;
 
 /// What a benchmark says where nodes train alone.
@@ -27,6 +27,7 @@ pub(crate) struct Founding {
     seed: u64,
     batch_ms: u64,
     quorums: bool,
+    machines: Option<Machines>,
     genesis: Shared<Genesis>,
     manifest: Shared<Manifest>,
     operator: Operator,
@@ -37,9 +38,13 @@ pub(crate) struct Founding {
 
 /// The network of a world.
 pub(crate) fn found(world: &WorldSpec, keys: &Keys) -> Founding {
-    let (model, mut training) = Preset::Nano.specs();
-    if world.quorums {
-        training.batch = Draw::new(world.seed, "sequences of a batch").pick(&[1, 4, 8, 16]);
+    let (mut model, mut training) = Preset::Nano.specs();
+    match world.machines {
+        Some(machines) => (model.layers, training.batch) = (machines.layers, machines.sequences),
+        None if world.quorums => {
+            training.batch = Draw::new(world.seed, "sequences of a batch").pick(&[1, 4, 8, 16]);
+        }
+        None => {}
     }
     let shard = |name: &[u8], held_out| Shard { hash: Hash::of_blob(name), tokens: 65_536, held_out };
     let shards = vec![shard(b"a", false), shard(b"b", false), shard(b"c", true)];
@@ -74,6 +79,7 @@ pub(crate) fn found(world: &WorldSpec, keys: &Keys) -> Founding {
         seed: world.seed,
         batch_ms: world.batch_ms,
         quorums: world.quorums,
+        machines: world.machines,
         genesis: genesis.into(),
         manifest: manifest.into(),
         operator,
@@ -88,10 +94,13 @@ fn params(world: &WorldSpec) -> Params {
     let mut params = Params::DEFAULT;
     if world.quorums {
         let draw = Draw::new(world.seed, "sessions");
-        let (session_s, sync_interval) = (draw.of(0).pick(&[120, 300, 1200]), draw.of(1).pick(&[3, 10, 100]));
+        let drawn = (draw.of(0).pick(&[120, 300, 1200]), draw.of(1).pick(&[3, 10, 100]));
+        let (session_s, sync_interval) =
+            world.machines.map_or(drawn, |machines| (machines.session_s, machines.sync_interval));
         for row in &mut params.phases {
             (row.session_s, row.sync_interval) = (session_s, sync_interval);
         }
+        params.nodes.puzzle_bits = 0;
     }
     params
 }
@@ -101,19 +110,24 @@ impl Founding {
     pub(crate) fn pace(&self, host: u32) -> Pace {
         let speeds: &[u64] = if self.quorums { &SHARED_SPEEDS_US } else { &SPEEDS_US };
         let draw = Draw::new(self.seed, "speed of a machine").of(u64::from(host));
-        let layer_us = if self.quorums && host < ABLE { SHARED_SPEEDS_US[1] } else { draw.pick(speeds) };
+        let drawn = if self.quorums && host < ABLE { SHARED_SPEEDS_US[1] } else { draw.pick(speeds) };
+        let layer_us = self.machines.map_or(drawn, |machines| machines.layer_us);
         Pace { layer_us, batch_ms: self.batch_ms, shared: self.quorums }
     }
 
     /// What an operator lets a machine do. Where nodes train together, every third has room for a part of the model only.
     fn operator(&self, host: u32) -> Operator {
-        let draw = Draw::new(self.seed, "room of a machine").of(u64::from(host));
-        if !self.quorums || self.operator.memory_bytes == 0 || host < ABLE || draw.of(0).below(3) > 0 {
-            return self.operator;
-        }
         let all = self.genesis.model.all_layers();
-        let stages = draw.of(1).between(1, u64::from(all.end) - 1) as u32;
-        let part = self.genesis.model.training_bytes(LayerRange { start: all.end - stages, end: all.end });
+        let draw = Draw::new(self.seed, "room of a machine").of(u64::from(host));
+        let drawn = || draw.of(1).between(1, u64::from(all.end) - 1) as u32;
+        let stages = match self.machines {
+            _ if !self.quorums || self.operator.memory_bytes == 0 => return self.operator,
+            Some(machines) => machines.stages.min(all.end),
+            None if host < ABLE || draw.of(0).below(3) > 0 => return self.operator,
+            None => drawn(),
+        };
+        let ranges = (0..=all.end - stages).map(|start| LayerRange { start, end: start + stages });
+        let part = ranges.map(|range| self.genesis.model.training_bytes(range)).max().unwrap_or_default();
         // More than the part needs by the memory rule's share (PROTOCOL §2).
         Operator { memory_bytes: part * 5 / 4 + 1000, ..self.operator }
     }

@@ -58,7 +58,7 @@ pub use options::{Fault, NODES_MAX, Options, OptionsError, Strategy};
 pub use proof::{Runs, run};
 pub use report::{Chain, Count, Counts, Failure, Report};
 pub use scenario::{
-    ACTS_MAX, Act, Byzantine, DURATION_MS_MAX, FORMAT, JUMPS_MS_MAX, Lie, Scenario, ScenarioError, Side, What,
-    WorldSpec,
+    ACTS_MAX, Act, Byzantine, DURATION_MS_MAX, FORMAT, JUMPS_MS_MAX, Lie, Machines, Scenario, ScenarioError, Side,
+    What, WorldSpec,
 };
 pub use world::{LifeTrace, Recording, World};

@@ -43,6 +43,8 @@ counts! {
     Fetched "blobs fetched",
     FetchesFailed "fetches that failed",
     Quorums "quorums joined",
+    /// Of all executors, in passes of pipelines.
+    WorkedMs "milliseconds of passes",
     Delivered "packets delivered",
     Refused "frames refused on arrival",
     ToNobody "packets to a node that is down",
@@ -184,6 +186,8 @@ pub struct Report {
     pub ended_us: u64,
     /// How long the calm took to bring all together, unless it did not.
     pub converged_us: Option<u64>,
+    /// The last step that any node took.
+    pub furthest: u64,
     pub counts: Counts,
     /// The first thing that did not hold.
     pub failure: Option<Failure>,

@@ -43,6 +43,9 @@ pub struct WorldSpec {
     /// Whether nodes of different speed and room form quorums and train together.
     #[serde(default)]
     pub quorums: bool,
+    /// Where nodes train together: machines that are all alike, in the place of drawn ones.
+    #[serde(default)]
+    pub machines: Option<Machines>,
     /// Regions of the world; nodes lie in them by their number.
     pub regions: u32,
     /// One-way latency between the two regions farthest apart.
@@ -61,6 +64,39 @@ pub struct WorldSpec {
     pub wish_ms: u64,
     /// What byzantine nodes do.
     pub byzantine: Vec<Byzantine>,
+}
+
+/// Machines that are all alike, and what they train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machines {
+    /// What a layer's forward pass takes.
+    pub layer_us: u64,
+    /// Stages that each has room for.
+    pub stages: u32,
+    /// Layers of the model.
+    pub layers: u32,
+    /// Sequences of a batch.
+    pub sequences: u32,
+    /// Batches between two states that are saved and posted, at least.
+    pub sync_interval: u32,
+    /// How long a session lasts.
+    pub session_s: u32,
+}
+
+impl Machines {
+    /// Whether a network can be made of them.
+    const fn can_be(&self) -> bool {
+        self.layer_us > 0
+            && self.layer_us <= 10_000_000
+            && self.stages > 0
+            && self.layers > 0
+            && self.layers <= 1000
+            && self.sequences > 0
+            && self.sequences <= 64
+            && self.sync_interval > 0
+            && self.session_s > 0
+    }
 }
 
 /// A node that does not keep to the protocol.
@@ -312,6 +348,7 @@ impl WorldSpec {
                 .iter()
                 .all(|ms| *ms <= 3_600_000)
             && (1..=3_600_000).contains(&self.batch_ms)
+            && self.machines.is_none_or(|machines| machines.can_be())
             && self.byzantine.iter().all(|byzantine| byzantine.node < self.nodes)
     }
 

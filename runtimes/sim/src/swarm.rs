@@ -71,6 +71,7 @@ fn constants(options: &Options, seed: u64) -> WorldSpec {
         calm_ms: 600_000,
         training: options.training,
         quorums: options.quorums,
+        machines: None,
         regions: draw("regions").pick(&[1, 2, 3, 5, 8]),
         latency_ms: draw("latency").pick(&[1, 20, 50, 100, 200]),
         jitter_ms: draw("jitter").pick(&[0, 1, 5, 30]),

@@ -4,7 +4,7 @@
 //! what became of earlier wishes as people do: by looking.
 
 use neuroshard_core::ledger::Ledger;
-use neuroshard_proto::chain::{Action, Author, PublicKey, SignedTransaction, Transaction};
+use neuroshard_proto::chain::{Action, Author, PublicKey, SignedTransaction, Transaction, consent_digest};
 use neuroshard_proto::{Amount, NetworkId, OwnerId};
 
 use crate::draw::Draw;
@@ -30,9 +30,20 @@ pub(crate) fn wish(
         7 | 8 => Action::Bond { amount },
         _ => Action::Unbond { amount },
     };
-    let key = PublicKey(*keys.name(user).as_bytes());
-    let author = Author::Account { owner: owner(user), key, sequence: account.sequence };
-    let transaction = Transaction { author, action };
+    Some(signed(keys, user, account.sequence, action, network))
+}
+
+/// A node's wish to be known to the ledger; it is its own owner, and new.
+pub(crate) fn registration(keys: &Keys, host: u32, network: NetworkId) -> SignedTransaction {
+    let node = keys.name(host);
+    let consent = keys.sign(host, &consent_digest(network, OwnerId::from_bytes(*node.as_bytes()), node));
+    signed(keys, host, 0, Action::RegisterNode { node, consent, puzzle: Some(0) }, network)
+}
+
+fn signed(keys: &Keys, user: u32, sequence: u64, action: Action, network: NetworkId) -> SignedTransaction {
+    let name = keys.name(user);
+    let (owner, key) = (OwnerId::from_bytes(*name.as_bytes()), PublicKey(*name.as_bytes()));
+    let transaction = Transaction { author: Author::Account { owner, key, sequence }, action };
     let signature = keys.sign(user, &transaction.digest(network));
-    Some(SignedTransaction { transaction, signature })
+    SignedTransaction { transaction, signature }
 }

@@ -129,7 +129,7 @@ fn a_member_that_is_taken_away_hands_over_and_comes_back() {
     let mut second = scratch.start("b", &format!("join {} {TIGHT}", invite["invite"].as_str().unwrap()));
     for node in [&mut first, &mut second] {
         node.wait_for("quorum_joined", |line| line["members"] == 2);
-        node.wait_for("quorum_began", |_| true);
+        node.wait_for("quorum", |_| true);
     }
     let left = json(&scratch, "b", "leave");
     assert_eq!(left["left"], true, "{left}");
@@ -140,7 +140,7 @@ fn a_member_that_is_taken_away_hands_over_and_comes_back() {
     scratch.run("b", "leave").failed(1, &["no node runs", "neuroshard run"]);
     // Neither has room for the whole model, so nothing happens before it is back; then nothing that was done is done again.
     let mut second = scratch.start("b", &format!("run {TIGHT}"));
-    let began = second.wait_for("quorum_began", |_| true);
+    let began = second.wait_for("quorum", |_| true);
     assert!(began["step"].as_u64().unwrap() > 0 && began["step"] == left["saved"], "{began} and {left}");
     let step = began["step"].as_u64().unwrap();
     second.wait_for_step(step + 3);

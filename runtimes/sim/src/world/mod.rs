@@ -149,6 +149,7 @@ pub struct World {
     traces: Vec<LifeTrace>,
     /// Each stage's weights after each step, whoever computed them.
     states: BTreeMap<Step, BTreeMap<u32, Hash>>,
+    furthest: Step,
     log: Option<Box<dyn Write>>,
 }
 
@@ -217,6 +218,7 @@ impl World {
             recording: Recording::Nothing,
             traces: Vec::new(),
             states: BTreeMap::new(),
+            furthest: Step(0),
             log: None,
             keys,
             twins,
@@ -275,6 +277,7 @@ impl World {
             chain: self.chain,
             ended_us: self.now,
             converged_us: self.converged,
+            furthest: self.furthest.0,
             counts: self.counts.clone(),
             failure: self.failure.clone(),
         }

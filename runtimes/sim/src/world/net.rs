@@ -179,8 +179,20 @@ impl World {
         let message = Message::Heartbeat(heartbeat);
         let body = Rc::new(Body::signed(&self.keys, host, self.founding.network, &message));
         self.spread(host, host, &body);
+        self.register(host);
         self.act_up(host);
         self.put(self.now + self.founding.params().heartbeat_ms * 1000, host, Next::Heartbeat { life });
+    }
+
+    /// Where nodes train together, one that the ledger does not know asks to be registered, as hosts do.
+    fn register(&mut self, host: u32) {
+        let Some(core) = self.hosts[host as usize].core.as_ref().filter(|_| self.spec.quorums) else { return };
+        let node = self.keys.name(host);
+        if core.ledger().node(&node).is_some() {
+            return;
+        }
+        let signed = workload::registration(&self.keys, host, self.founding.network);
+        self.step(host, host, Input::Command(Command::Submit(Box::new(signed))));
     }
 
     /// A user puts a wish before a node that is up, and another one will want something later.

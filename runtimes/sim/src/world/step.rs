@@ -165,7 +165,10 @@ impl World {
 
     fn hear(&mut self, host: u32, event: &Event) {
         match event {
-            Event::Stepped { .. } => self.counts.add(Count::Trained, 1),
+            Event::Stepped { step, .. } => {
+                self.furthest = self.furthest.max(*step);
+                self.counts.add(Count::Trained, 1);
+            }
             Event::BlockDecided { height, transactions, .. } if *height > self.height => {
                 self.height = *height;
                 self.counts.add(Count::Blocks, 1);
@@ -282,6 +285,9 @@ impl World {
         let draw = self.draws.work.of(u64::from(host)).of(self.now);
         if let Some(takes) = executor.takes_us(self.founding.pace(host), draw) {
             let life = machine.life;
+            if executor.passes() {
+                self.counts.add(Count::WorkedMs, takes / 1000);
+            }
             self.put(self.now + takes, host, Next::Worked { life });
         }
     }
