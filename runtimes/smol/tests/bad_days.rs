@@ -2,14 +2,17 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::Dice;
 use common::crew::{Crew, KEEPER};
 
-/// How often members are killed: `NEUROSHARD_ROUNDS`, three if it is not set.
+/// Rounds that are enough to see each role killed.
+const SHORT: u64 = 3;
+
+/// How often members are killed: `NEUROSHARD_ROUNDS`, each role once if it is not set.
 fn rounds() -> u64 {
-    std::env::var("NEUROSHARD_ROUNDS").map_or(3, |rounds| rounds.parse().expect("NEUROSHARD_ROUNDS is a number"))
+    std::env::var("NEUROSHARD_ROUNDS").map_or(SHORT, |rounds| rounds.parse().expect("NEUROSHARD_ROUNDS is a number"))
 }
 
 /// What draws the moments: `NEUROSHARD_SEED`, or the time.
@@ -22,16 +25,19 @@ fn dice() -> Dice {
 fn any_member_may_be_killed_at_any_moment_and_the_bits_are_the_same() {
     let mut crew = Crew::gather(&["a", "b", "c"]);
     let mut dice = dice();
-    let mut reached = 0;
-    for round in 0..rounds() {
+    let (mut reached, mut known, rounds) = (0, 0, rounds());
+    for round in 0..rounds {
         let members = crew.until_quorum(KEEPER, 3);
         crew.until_beyond(&members, reached + dice.below(40));
+        // A campaign has the time for states that all posted, which is a minute's work.
+        if rounds > SHORT && dice.below(4) == 0 {
+            known = crew.until("a newer anchor", |crew| Some(crew.anchor(KEEPER)).filter(|anchor| *anchor > known));
+        }
         std::thread::sleep(Duration::from_micros(dice.below(300_000)));
-        // The first three rounds take each role once.
-        let role = if round < 3 { round } else { dice.below(3) };
+        // The first rounds take each role once: initiator, processor, finisher.
+        let role = if round < SHORT { round } else { dice.below(3) };
         let killed = members[role as usize];
-        let other = members[(role as usize + 1) % 3];
-        let anchor = crew.anchor(other);
+        let anchor = crew.anchor(KEEPER);
         crew.kill(killed);
         reached = crew.reached();
         println!("round {round}: {killed}, member {role} of {members:?}, is killed at {reached}, the anchor is {anchor}");
@@ -43,6 +49,30 @@ fn any_member_may_be_killed_at_any_moment_and_the_bits_are_the_same() {
         assert!(from >= anchor, "round {round}: they go on from {from}, and had all of {anchor}");
     }
     let limit = crew.reached().max(reached) + 50;
+    crew.finish_at(limit);
+    crew.compare_with_solo(limit);
+}
+
+#[test]
+fn a_member_that_sleeps_is_replaced_and_comes_back_as_one_of_them() {
+    let mut crew = Crew::gather(&["a", "b", "c"]);
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.add_spare("d");
+    crew.until_beyond(&members, 10);
+    let sleeper = members[dice().below(3) as usize];
+    println!("{sleeper} of {members:?} sleeps");
+    crew.node(sleeper).signal(libc::SIGSTOP);
+    let slept = Instant::now();
+    let reached = crew.reached();
+    let without = crew.until_replaced(sleeper);
+    crew.until_beyond(&without, reached);
+    std::thread::sleep(Duration::from_secs(30).saturating_sub(slept.elapsed()));
+    crew.node(sleeper).signal(libc::SIGCONT);
+    let reached = crew.reached();
+    crew.until_in_step(sleeper);
+    let members = crew.members(KEEPER);
+    crew.until_beyond(&members, reached);
+    let limit = crew.reached() + 50;
     crew.finish_at(limit);
     crew.compare_with_solo(limit);
 }

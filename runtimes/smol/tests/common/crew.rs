@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::TcpListener;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use neuroshard_host::home::Visit;
@@ -12,12 +13,14 @@ use serde_json::Value;
 use super::{Running, Scratch};
 
 /// What is waited for longer has failed: many times what a loaded machine needs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(150);
 /// Who founds the network, decides its blocks and trains nothing.
 pub(crate) const KEEPER: &str = "keeper";
 /// Room for any two stages in a row of the five, and for none.
 const TWO_STAGES: &str = "--memory 543750";
 const NO_ROOM: &str = "--memory 1000";
+/// Room for the whole model.
+const ALL_STAGES: &str = "--memory 64MiB";
 
 /// Nodes of one network, by name. What each told is kept while it is waited for any of them.
 pub(crate) struct Crew {
@@ -27,6 +30,8 @@ pub(crate) struct Crew {
     names: BTreeMap<&'static str, String>,
     /// Where each listens, in every one of its lives.
     ports: BTreeMap<&'static str, u16>,
+    /// The memory of those that have not [`TWO_STAGES`].
+    room: BTreeMap<&'static str, &'static str>,
     config: String,
 }
 
@@ -35,7 +40,7 @@ impl Crew {
     /// other, because nodes that choose their stages at once choose the same. [`KEEPER`] founds it and decides its blocks.
     pub(crate) fn gather(names: &[&'static str]) -> Self {
         let mut crew = Self::prepare(names);
-        crew.begin(KEEPER, &format!("run --config {} --seed s --mode idle {NO_ROOM}", crew.config));
+        crew.begin(KEEPER, &format!("run --config {} --seed s --mode idle", crew.config));
         crew.until("the keeper listens", |crew| crew.last(KEEPER, "listening").map(|_| ()));
         for name in names {
             crew.join(name);
@@ -43,10 +48,17 @@ impl Crew {
         crew
     }
 
+    /// Has a node join that could take the place of any other, once the others train without it.
+    pub(crate) fn add_spare(&mut self, name: &'static str) {
+        self.prepare_node(name);
+        self.room.insert(name, ALL_STAGES);
+        self.join(name);
+    }
+
     /// Has a node join, and waits until it has told what it has room for.
     pub(crate) fn join(&mut self, name: &'static str) {
         let invite = self.json(KEEPER, "invite")["invite"].as_str().unwrap().to_owned();
-        self.begin(name, &format!("join {invite} {TWO_STAGES}"));
+        self.begin(name, &format!("join {invite}"));
         let own = self.names[name].clone();
         self.until(&format!("{name} tells what it has room for"), |crew| {
             let nodes = crew.json(KEEPER, "network nodes");
@@ -57,7 +69,7 @@ impl Crew {
 
     /// Starts a node again, with what its data directory holds.
     pub(crate) fn again(&mut self, name: &'static str) {
-        self.begin(name, &format!("run {TWO_STAGES}"));
+        self.begin(name, "run");
     }
 
     /// Directories, keys and ports for these nodes, none of which runs.
@@ -66,23 +78,25 @@ impl Crew {
         let path = scratch.config("");
         let text = std::fs::read_to_string(&path).unwrap().replace("layers = 1", "layers = 4");
         std::fs::write(&path, text).unwrap();
-        // The system's choice, made once.
-        let all = names.iter().copied().chain([KEEPER]);
-        let free: Vec<TcpListener> = all.clone().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let port = |free: &TcpListener| free.local_addr().unwrap().port();
-        let ports = all.clone().zip(&free).map(|(name, free)| (name, port(free))).collect();
-        let (nodes, config) = (BTreeMap::new(), path.display().to_string());
-        let mut crew = Self { scratch, nodes, names: BTreeMap::new(), ports, config };
-        for name in all {
-            let own = crew.json(name, "keys show")["node"].as_str().unwrap().to_owned();
-            crew.names.insert(name, own);
-        }
+        let config = path.display().to_string();
+        let (nodes, names_of, ports) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut crew = Self { scratch, nodes, names: names_of, ports, room: BTreeMap::from([(KEEPER, NO_ROOM)]), config };
+        names.iter().chain(&[KEEPER]).for_each(|name| crew.prepare_node(name));
         crew
+    }
+
+    fn prepare_node(&mut self, name: &'static str) {
+        // The system's choice, made once.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.ports.insert(name, free.local_addr().unwrap().port());
+        let own = self.json(name, "keys show")["node"].as_str().unwrap().to_owned();
+        self.names.insert(name, own);
     }
 
     /// Starts a node, or starts it again.
     pub(crate) fn begin(&mut self, name: &'static str, command: &str) {
-        let flags = format!("{command} --threads 1 --listen 127.0.0.1:{}", self.ports[name]);
+        let room = self.room.get(name).copied().unwrap_or(TWO_STAGES);
+        let flags = format!("{command} {room} --threads 1 --listen 127.0.0.1:{}", self.ports[name]);
         // Whatever held the directory is gone before it is opened again.
         self.nodes.remove(name);
         let node = self.scratch.start(name, &flags);
@@ -95,7 +109,20 @@ impl Crew {
 
     pub(crate) fn kill(&mut self, name: &str) {
         self.node(name).signal(libc::SIGKILL);
-        self.node(name).finish();
+        self.until_ended(name);
+    }
+
+    /// Waits until a node has ended.
+    #[track_caller]
+    pub(crate) fn until_ended(&mut self, name: &str) -> ExitStatus {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.node(name).ended() {
+                return status;
+            }
+            assert!(Instant::now() < end, "{name} does not end\n{}", self.last_words());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn json(&self, name: &str, command: &str) -> Value {
@@ -150,6 +177,26 @@ impl Crew {
         })
     }
 
+    /// Waits until a quorum trains that one node is not a member of; returns its members.
+    #[track_caller]
+    pub(crate) fn until_replaced(&mut self, gone: &str) -> Vec<&'static str> {
+        self.until(&format!("a quorum without {gone} trains"), |crew| {
+            let members = crew.members(KEEPER);
+            (!members.is_empty() && !members.contains(&gone)).then_some(members)
+        })
+    }
+
+    /// Waits until a node sees the quorum that all others see, and takes the part in it that it has.
+    #[track_caller]
+    pub(crate) fn until_in_step(&mut self, name: &str) {
+        self.until(&format!("{name} knows the quorum that trains, and its own part"), |crew| {
+            let (members, seen) = (crew.members(KEEPER), crew.members(name));
+            let status: Value = serde_json::from_str(&crew.scratch.run(name, "status --json").stdout).ok()?;
+            let mode = if members.contains(&name) { "pipeline" } else { "async" };
+            (!members.is_empty() && members == seen && status["mode"] == mode).then_some(())
+        });
+    }
+
     /// The names of the members of the one quorum that a node knows of, in the order of their stages.
     pub(crate) fn members(&self, asked: &str) -> Vec<&'static str> {
         let quorums = self.scratch.run(asked, "network quorums --json");
@@ -177,13 +224,16 @@ impl Crew {
             self.node(name).signal(libc::SIGINT);
         }
         for name in &names {
-            let (ended, last) = (self.node(name).finish(), self.last_words());
-            assert!(ended.success(), "{name} does not stop as it should: {last}");
-            self.begin(name, &format!("run {TWO_STAGES} --steps {limit}"));
+            let ended = self.until_ended(name);
+            assert!(ended.success(), "{name} does not stop as it should: {ended}\n{}", self.last_words());
         }
-        self.until(&format!("all come to step {limit}"), |crew| {
+        for name in &names {
+            self.begin(name, &format!("run --steps {limit}"));
+        }
+        self.until(&format!("the members come to step {limit}, and all stages are saved"), |crew| {
             let done = |name: &&str| crew.last(name, "stopped").is_some_and(|line| line["saved"] == limit);
-            names.iter().all(done).then_some(())
+            let members = crew.members(KEEPER);
+            (!members.is_empty() && members.iter().all(done)).then_some(())
         });
     }
 

@@ -177,6 +177,20 @@ impl Running {
         }
     }
 
+    /// How it ended, if it has, after everything it told.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.child.try_wait().unwrap();
+        if ended.is_some() {
+            // Nothing is left in the pipe of a process that is gone, once its reader has come to the end.
+            while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+                self.told.extend(serde_json::from_str::<Value>(&line));
+            }
+        } else {
+            self.hear();
+        }
+        ended
+    }
+
     /// Waits for a line that suits.
     #[track_caller]
     pub(crate) fn wait_until(&mut self, suits: impl Fn(&Value) -> bool) -> Value {
