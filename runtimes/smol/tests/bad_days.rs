@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::Dice;
 use common::crew::{Crew, KEEPER};
+use common::proxy::Wires;
 
 /// Rounds that are enough to see each role killed.
 const SHORT: u64 = 3;
@@ -75,4 +76,55 @@ fn a_member_that_sleeps_is_replaced_and_comes_back_as_one_of_them() {
     let limit = crew.reached() + 50;
     crew.finish_at(limit);
     crew.compare_with_solo(limit);
+}
+
+#[test]
+fn a_quorum_over_bad_wires_forms_trains_and_outlives_a_partition() {
+    over_bad_wires(false);
+}
+
+#[test]
+#[ignore = "takes eight minutes, most of it for joining"]
+fn nodes_join_form_and_train_over_bad_wires_from_the_first_byte_on() {
+    over_bad_wires(true);
+}
+
+fn over_bad_wires(from_the_start: bool) {
+    let wires = Wires::new(dice());
+    if from_the_start {
+        wires.spoil();
+    }
+    let mut crew = Crew::gather_over(Some(&wires), &["a", "b", "c"]);
+    wires.spoil();
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.until_beyond(&members, 8);
+    only_by_doors(&crew, &members);
+
+    wires.set_dark(true);
+    std::thread::sleep(Duration::from_secs(20));
+    let reached = crew.reached();
+    wires.set_dark(false);
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.until_beyond(&members, reached);
+    crew.until_agreed();
+    only_by_doors(&crew, &members);
+    let (cuts, stalls) = wires.harm();
+    println!("step {reached} before the partition, {} after it; {cuts} cuts, {stalls} stalls", crew.reached());
+    assert!(stalls > 0, "the wires were too good");
+    let limit = crew.reached() + 5;
+    crew.finish_at(limit);
+    crew.compare_with_solo(limit);
+}
+
+/// Demands that nodes dial each other by the doors of the wires alone, and that nobody took another for hostile.
+fn only_by_doors(crew: &Crew, names: &[&str]) {
+    for name in names {
+        let net = &crew.scratch.status(name)["net"];
+        for peer in net["peers"].as_array().unwrap().iter().filter(|peer| peer["inbound"] == false) {
+            let address = peer["address"].as_str().unwrap();
+            let by_door = |door: &u16| address.contains(&format!("/tcp/{door}"));
+            assert!(crew.doors.values().any(by_door), "{name} dialled {address}");
+        }
+        assert_eq!(net["cut_off"], serde_json::json!({}), "{name}: {net}");
+    }
 }

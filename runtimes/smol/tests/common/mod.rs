@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 pub(crate) mod crew;
+pub(crate) mod proxy;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
