@@ -558,7 +558,9 @@ impl Solo {
         self.cancel_all(cx);
         self.leave_quorum(cx);
         self.phase = Phase::Stopped;
-        let stopped = Event::Stopped { step: self.step, saved: self.saved() };
+        // What a stand-by trained in a quorum that goes on without it is that quorum's to save.
+        let step = if self.trains() { self.step } else { self.saved().unwrap_or_default() };
+        let stopped = Event::Stopped { step, saved: self.saved() };
         self.shelf.tell(cx, stopped);
     }
 

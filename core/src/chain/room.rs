@@ -24,6 +24,23 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
         return Some(all);
     }
     let holders = holders(ledger, all, &node);
+    let best = neediest(all, &holders, fits, |start| lot(ledger, &node, start))?;
+    let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
+    let stays = |today: &LayerRange| {
+        let moves = lot(ledger, &node, 0).short() & 1 == 0;
+        news(&holders, best) <= news(&holders, *today) || !moves
+    };
+    today.filter(stays).or(Some(best))
+}
+
+/// The widest range from each stage that fits: the one that the network needs most. Stages that nobody holds come first,
+/// because without them nobody trains: one of them is worth more than any number of others.
+fn neediest(
+    all: LayerRange,
+    holders: &[u64],
+    fits: impl Fn(LayerRange) -> bool,
+    lot: impl Fn(u32) -> Hash,
+) -> Option<LayerRange> {
     let widest = |start: u32| {
         let ends = (start.saturating_add(1)..=all.end).rev();
         ends.map(|end| LayerRange { start, end }).find(|range| fits(*range))
@@ -31,15 +48,9 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
     let worth = |range: &LayerRange| {
         let stages = holders.get(place(range.start)..place(range.end)).unwrap_or_default();
         let scarcity: u64 = stages.iter().map(|count| SCARCE.checked_div(count.saturating_add(1)).unwrap_or(0)).sum();
-        (news(&holders, *range), scarcity, range.end.saturating_sub(range.start), lot(ledger, &node, range.start))
+        (news(holders, *range), scarcity, range.end.saturating_sub(range.start), lot(range.start))
     };
-    let best = (all.start..all.end).filter_map(widest).max_by_key(worth)?;
-    let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
-    let stays = |today: &LayerRange| {
-        let moves = lot(ledger, &node, 0).short() & 1 == 0;
-        news(&holders, best) <= news(&holders, *today) || !moves
-    };
-    today.filter(stays).or(Some(best))
+    (all.start..all.end).filter_map(widest).max_by_key(worth)
 }
 
 /// How many of these stages nobody else holds.
@@ -66,4 +77,27 @@ fn lot(ledger: &Ledger, node: &NodeId, salt: u32) -> Hash {
     bytes.extend(ledger.beacon().as_bytes());
     bytes.extend(salt.to_le_bytes());
     Domain::Stream.hash(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_nobody_holds_is_taken_before_any_that_others_hold() {
+        let all = LayerRange { start: 0, end: 5 };
+        // The first stage, with the embedding, is as large as two others.
+        let size =
+            |range: LayerRange| (range.start..range.end).map(|stage| if stage == 0 { 2 } else { 1 }).sum::<u32>();
+        let choose = |holders: [u64; 5]| {
+            let lot = |start: u32| Domain::Stream.hash(&start.to_le_bytes());
+            neediest(all, &holders, |range| size(range) <= 2, lot).map(|range| (range.start, range.end))
+        };
+        assert_eq!(choose([0, 1, 1, 1, 1]), Some((0, 1)));
+        assert_eq!(choose([0, 1, 1, 2, 2]), Some((0, 1)));
+        assert_eq!(choose([1, 1, 1, 0, 0]), Some((3, 5)));
+        assert_eq!(choose([0, 1, 1, 0, 0]), Some((3, 5)));
+        assert_eq!(choose([1, 2, 1, 1, 2]), Some((2, 4)));
+        assert_eq!(neediest(all, &[0; 5], |_| false, |_| Hash::default()), None);
+    }
 }

@@ -123,7 +123,7 @@ pub(crate) struct NetFlags {
     /// Connect to a node of this network; may be repeated [default: those met before]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) connect: Vec<Address>,
-    /// An address under which others reach this node, beside those it listens on; may be repeated
+    /// An address under which others reach this node; may be repeated [default: those it listens on]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) announce: Vec<Address>,
 }

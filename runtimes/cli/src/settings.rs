@@ -57,7 +57,7 @@ pub struct Settings {
     /// Nodes to connect to.
     #[serde(default, deserialize_with = "one_or_more")]
     pub connect: Option<Vec<Address>>,
-    /// Addresses under which others reach this node, beside those it listens on.
+    /// Addresses under which others reach this node, in place of those it listens on.
     #[serde(default, deserialize_with = "one_or_more")]
     pub announce: Option<Vec<Address>>,
     /// The other founders of a new network.

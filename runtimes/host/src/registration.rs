@@ -28,7 +28,7 @@ pub fn start(handle: &Handle, keys: &Keys, genesis: &Genesis) -> io::Result<()> 
     }
     let (handle, keys, bits) = (handle.clone(), keys.clone(), genesis.params.nodes.puzzle_bits);
     let work = move || {
-        let mut puzzle = None;
+        let (mut puzzle, mut asked) = (None, None);
         for look in 0_u32.. {
             std::thread::sleep(LOOK_EVERY);
             if is_registered(&handle) || handle.has_ended() {
@@ -36,9 +36,10 @@ pub fn start(handle: &Handle, keys: &Keys, genesis: &Genesis) -> io::Result<()> 
             }
             let ledger = handle.live.agreed.ledger();
             // A node that knows no block yet knows no sequence number either.
-            if look % LOOKS != 0 || ledger.head().height == 0 {
+            if ledger.head().height == 0 || !is_due(look, asked) {
                 continue;
             }
+            asked = Some(look);
             let sequence = ledger.account(&keys.owner_id()).map(|account| account.sequence).unwrap_or_default();
             let nonce = *puzzle.get_or_insert_with(|| solve(network, node, bits));
             let wish = signed(&keys, network, nonce, sequence);
@@ -46,6 +47,11 @@ pub fn start(handle: &Handle, keys: &Keys, genesis: &Genesis) -> io::Result<()> 
         }
     };
     std::thread::Builder::new().name("registration".to_owned()).spawn(work).map(|_| ())
+}
+
+/// Whether to ask at this look, if that was done last at another.
+fn is_due(look: u32, asked: Option<u32>) -> bool {
+    asked.is_none_or(|asked| look.saturating_sub(asked) >= LOOKS)
 }
 
 /// A number that solves a node's puzzle. It takes two to the power of `bits` hashes, more or less.
@@ -65,6 +71,12 @@ fn signed(keys: &Keys, network: NetworkId, nonce: u64, sequence: u64) -> SignedT
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_asks_as_soon_as_it_can_and_again_when_it_was_not_heard() {
+        assert!(is_due(0, None) && is_due(7, None));
+        assert!(!is_due(7, Some(7)) && !is_due(6 + LOOKS, Some(7)) && is_due(7 + LOOKS, Some(7)));
+    }
 
     #[test]
     fn a_registration_is_one_that_the_ledger_takes() {

@@ -59,6 +59,18 @@ pub(super) struct Behaviour {
     pub(super) kad: Toggle<kad::Behaviour<MemoryStore>>,
 }
 
+/// How others come to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Not at all: it only dials.
+    Nowhere,
+    /// At the addresses on which it listens.
+    Listening,
+    /// At addresses that its operator names, and that lead to it through something in between: those on which it listens
+    /// are nobody's business.
+    Announced,
+}
+
 /// A swarm for a node of `network`, or for a guest that looks for one.
 ///
 /// # Errors
@@ -67,7 +79,7 @@ pub(super) fn swarm(
     runtime: &impl Runtime,
     key: &Keypair,
     network: Option<NetworkId>,
-    listens: bool,
+    reach: Reach,
     board: &Board,
 ) -> Result<Swarm<Behaviour>, String> {
     let noise = noise::Config::new(key).map_err(|error| error.to_string())?;
@@ -78,11 +90,11 @@ pub(super) fn swarm(
     let config = swarm::Config::with_executor(move |task| spawner.spawn(task))
         .with_idle_connection_timeout(if network.is_some() { Duration::MAX } else { Duration::from_secs(60) })
         .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(3));
-    let behaviour = behaviour(key, network, listens)?;
+    let behaviour = behaviour(key, network, reach)?;
     Ok(Swarm::new(transport, behaviour, key.public().to_peer_id(), config))
 }
 
-fn behaviour(key: &Keypair, network: Option<NetworkId>, listens: bool) -> Result<Behaviour, String> {
+fn behaviour(key: &Keypair, network: Option<NetworkId>, reach: Reach) -> Result<Behaviour, String> {
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_established(Some(CONNECTIONS_MAX))
         .with_max_established_incoming(Some(INBOUND_MAX))
@@ -91,7 +103,8 @@ fn behaviour(key: &Keypair, network: Option<NetworkId>, listens: bool) -> Result
         .with_max_pending_outgoing(Some(PENDING_MAX));
     let identify = identify::Config::new(names::banner(network), key.public())
         .with_agent_version(concat!("neuroshard/", env!("CARGO_PKG_VERSION")).to_owned())
-        .with_push_listen_addr_updates(true);
+        .with_push_listen_addr_updates(true)
+        .with_hide_listen_addrs(reach == Reach::Announced);
     let accepted = network.map_or(Vec::new(), |network| {
         vec![names::protocol(network, CONTROL), names::protocol(network, PASSING), BLOBS]
     });
@@ -103,7 +116,7 @@ fn behaviour(key: &Keypair, network: Option<NetworkId>, listens: bool) -> Result
         ping: ping::Behaviour::new(ping::Config::new()),
         streams: Streams::new(accepted),
         gossip: network.map(gossip).transpose()?.into(),
-        kad: network.map(|network| kademlia(peer, network, listens)).into(),
+        kad: network.map(|network| kademlia(peer, network, reach)).into(),
     })
 }
 
@@ -135,7 +148,7 @@ fn gossip(network: NetworkId) -> Result<gossipsub::Behaviour, String> {
 }
 
 /// The directory of who is where. It finds peers and keeps no records: what comes in to be stored is let go.
-fn kademlia(peer: libp2p::PeerId, network: NetworkId, listens: bool) -> kad::Behaviour<MemoryStore> {
+fn kademlia(peer: libp2p::PeerId, network: NetworkId, reach: Reach) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(names::protocol(network, "kad"));
     config.set_record_filtering(kad::StoreInserts::FilterBoth);
     config.set_kbucket_inserts(kad::BucketInserts::Manual);
@@ -144,6 +157,6 @@ fn kademlia(peer: libp2p::PeerId, network: NetworkId, listens: bool) -> kad::Beh
     config.set_periodic_bootstrap_interval(None);
     let mut kad = kad::Behaviour::with_config(peer, MemoryStore::new(peer), config);
     // Who nobody can dial is no help in finding others.
-    kad.set_mode(Some(if listens { kad::Mode::Server } else { kad::Mode::Client }));
+    kad.set_mode(Some(if reach == Reach::Nowhere { kad::Mode::Client } else { kad::Mode::Server }));
     kad
 }

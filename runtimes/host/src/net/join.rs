@@ -18,7 +18,7 @@ use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify};
 use neuroshard_proto::{Hash, NetworkId, NodeId, WIRE_VERSION};
 
-use super::behaviour::{self, Behaviour, BehaviourEvent};
+use super::behaviour::{self, Behaviour, BehaviourEvent, Reach};
 use super::board::Board;
 use super::bootstrap;
 use super::control::{Note, Opening};
@@ -229,7 +229,7 @@ pub(super) struct Guest {
 
 impl Guest {
     pub(super) fn new(runtime: &impl Runtime, keys: &Keys, network: Option<NetworkId>) -> Result<Self, JoinError> {
-        let swarm = behaviour::swarm(runtime, &keys.network_identity(), None, false, &Board::default());
+        let swarm = behaviour::swarm(runtime, &keys.network_identity(), None, Reach::Nowhere, &Board::default());
         let swarm = swarm.map_err(|why| JoinError::Assembly { why })?;
         Ok(Self { swarm, notes: async_channel::bounded(NOTES_MAX), opening: Opening::default(), network })
     }

@@ -48,7 +48,7 @@ pub use libp2p::Multiaddr;
 use neuroshard_core::Topic;
 use neuroshard_proto::{Envelope, NetworkId, NodeId, Plan, codec};
 
-use self::behaviour::PASSING;
+use self::behaviour::{PASSING, Reach};
 use self::board::Dropped;
 pub use self::board::{Board, NetEvent, NetStatus};
 use self::bootstrap::Bootstrap;
@@ -105,7 +105,7 @@ pub struct Wishes {
     pub listen: Vec<Multiaddr>,
     /// Whom to connect to.
     pub connect: Vec<Multiaddr>,
-    /// Under which addresses others reach this node, beside those it listens on.
+    /// Under which addresses others reach this node; nowhere means those on which it listens.
     pub announce: Vec<Multiaddr>,
     /// Where the addresses of peers are kept.
     pub peers_file: Option<PathBuf>,
@@ -195,8 +195,12 @@ impl Net {
         }
         let board = Board::default();
         let key = keys.network_identity();
-        let listens = !wishes.listen.is_empty();
-        let swarm = behaviour::swarm(runtime, &key, Some(network), listens, &board);
+        let reach = match (&wishes.listen[..], &wishes.announce[..]) {
+            (_, [_, ..]) => Reach::Announced,
+            ([_, ..], []) => Reach::Listening,
+            ([], []) => Reach::Nowhere,
+        };
+        let swarm = behaviour::swarm(runtime, &key, Some(network), reach, &board);
         let mut swarm = swarm.map_err(|why| NetError::Assembly { why })?;
         for address in &wishes.listen {
             let listening = swarm.listen_on(address.clone());

@@ -1,6 +1,9 @@
 //! Real processes of the real program, each in a world of its own.
 #![allow(dead_code, reason = "no test file uses all of it")]
 
+pub(crate) mod crew;
+pub(crate) mod proxy;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -168,6 +171,33 @@ impl Running {
         let value: Value = serde_json::from_str(&line).ok()?;
         self.told.push(value.clone());
         Some(value)
+    }
+
+    /// Takes what it told meanwhile, without waiting. Of steps in a row only the last is kept.
+    pub(crate) fn hear(&mut self) {
+        for line in self.lines.try_iter() {
+            // A killed process may leave half a line.
+            let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+            let step = |line: &Value| line["event"] == "step";
+            if step(&value) && self.told.last().is_some_and(step) {
+                self.told.pop();
+            }
+            self.told.push(value);
+        }
+    }
+
+    /// How it ended, if it has, after everything it told.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.child.try_wait().unwrap();
+        if ended.is_some() {
+            // Nothing is left in the pipe of a process that is gone, once its reader has come to the end.
+            while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+                self.told.extend(serde_json::from_str::<Value>(&line));
+            }
+        } else {
+            self.hear();
+        }
+        ended
     }
 
     /// Waits for a line that suits.

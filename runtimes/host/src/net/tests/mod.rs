@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, future};
 use libp2p::gossipsub::IdentTopic;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{PeerId, Stream, Swarm};
+use libp2p::{PeerId, Stream, Swarm, identify};
 use neuroshard_proto::chain::{Action, Author, Transaction};
 use neuroshard_proto::{Amount, Hash, Heartbeat, Message, NodeId, OwnerId, Reject, Step, Time, Verified};
 
@@ -94,11 +94,19 @@ impl Node {
         connect: &[&Multiaddr],
         (keys, members): (Keys, BTreeSet<NodeId>),
     ) -> Self {
-        let wishes = Wishes {
-            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
-            connect: connect.iter().copied().cloned().collect(),
-            ..Wishes::default()
-        };
+        let connect = connect.iter().copied().cloned().collect();
+        Self::with_wishes(runtime, network, file, Wishes { connect, ..Wishes::default() }, (keys, members))
+    }
+
+    /// A node that listens on loopback, and wishes for more.
+    fn with_wishes(
+        runtime: &Pool,
+        network: NetworkId,
+        file: Vec<u8>,
+        wishes: Wishes,
+        (keys, members): (Keys, BTreeSet<NodeId>),
+    ) -> Self {
+        let wishes = Wishes { listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()], ..wishes };
         let scratch = tempfile::tempdir().unwrap();
         let directory = DataDirectory::open(scratch.path()).unwrap();
         let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, 1 << 30).unwrap());
@@ -239,6 +247,28 @@ fn a_node_that_leaves_says_so_and_one_of_another_network_is_told_why_it_is_of_no
 }
 
 #[test]
+fn a_node_that_announces_an_address_tells_of_no_other() {
+    let runtime = Pool::new();
+    let announced: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+    let wishes = Wishes { announce: vec![announced.clone()], ..Wishes::default() };
+    let keys = (Keys::generate().unwrap(), BTreeSet::new());
+    let hidden = Node::with_wishes(&runtime, network(), Vec::new(), wishes, keys);
+    let key = Keys::generate().unwrap().network_identity();
+    let mut swarm = behaviour::swarm(&runtime, &key, Some(network()), Reach::Nowhere, &Board::default()).unwrap();
+    swarm.dial(hidden.address.clone()).unwrap();
+    let told = async {
+        loop {
+            let event = swarm.select_next_some().await;
+            if let SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) = event {
+                return info.listen_addrs;
+            }
+        }
+    };
+    let told = async_io::block_on(control::within(PATIENCE, told)).expect("it introduces itself in time");
+    assert_eq!(told, [announced]);
+}
+
+#[test]
 fn an_address_where_nobody_answers_is_named() {
     let runtime = Pool::new();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -263,7 +293,7 @@ impl Hostile {
     fn meet(runtime: &Pool, victim: &Node) -> Self {
         let keys = Keys::generate().unwrap();
         let key = keys.network_identity();
-        let mut swarm = behaviour::swarm(runtime, &key, Some(network()), false, &Board::default()).unwrap();
+        let mut swarm = behaviour::swarm(runtime, &key, Some(network()), Reach::Nowhere, &Board::default()).unwrap();
         swarm.dial(victim.address.clone()).unwrap();
         let victim_id = names::peer_of(&victim.keys.node_id()).unwrap();
         let mut this = Self { swarm, keys, victim: victim_id };

@@ -1,0 +1,132 @@
+//! Bad days of quorums: members are killed, stopped, starved and lied to at the worst of moments, and the model is the same.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::Dice;
+use common::crew::{Crew, KEEPER};
+use common::proxy::Wires;
+
+/// Rounds that are enough to see each role killed.
+const SHORT: u64 = 3;
+
+/// How often members are killed: `NEUROSHARD_ROUNDS`, each role once if it is not set.
+fn rounds() -> u64 {
+    std::env::var("NEUROSHARD_ROUNDS").map_or(SHORT, |rounds| rounds.parse().expect("NEUROSHARD_ROUNDS is a number"))
+}
+
+/// What draws the moments: `NEUROSHARD_SEED`, or the time.
+fn dice() -> Dice {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    Dice::new(std::env::var("NEUROSHARD_SEED").map_or(now | 1, |seed| seed.parse().expect("a number but 0")))
+}
+
+#[test]
+fn any_member_may_be_killed_at_any_moment_and_the_bits_are_the_same() {
+    let mut crew = Crew::gather(&["a", "b", "c"]);
+    let mut dice = dice();
+    let (mut reached, mut known, rounds) = (0, 0, rounds());
+    for round in 0..rounds {
+        let members = crew.until_quorum(KEEPER, 3);
+        crew.until_beyond(&members, reached + dice.below(40));
+        // A campaign has the time for states that all posted, which is a minute's work.
+        if rounds > SHORT && dice.below(4) == 0 {
+            known = crew.until("a newer anchor", |crew| Some(crew.anchor(KEEPER)).filter(|anchor| *anchor > known));
+        }
+        std::thread::sleep(Duration::from_micros(dice.below(300_000)));
+        // The first rounds take each role once: initiator, processor, finisher.
+        let role = if round < SHORT { round } else { dice.below(3) };
+        let killed = members[role as usize];
+        let anchor = crew.anchor(KEEPER);
+        crew.kill(killed);
+        reached = crew.reached();
+        println!(
+            "round {round}: {killed}, member {role} of {members:?}, is killed at {reached}, the anchor is {anchor}"
+        );
+        crew.again(killed);
+        let from = crew.until(&format!("round {round}: {killed} is back"), |crew| {
+            crew.last(killed, "quorum").map(|line| line["step"].as_u64().unwrap())
+        });
+        println!("round {round}: all go on from {from}");
+        assert!(from >= anchor, "round {round}: they go on from {from}, and had all of {anchor}");
+    }
+    let limit = crew.reached().max(reached) + 50;
+    crew.finish_at(limit);
+    crew.compare_with_solo(limit);
+}
+
+#[test]
+fn a_member_that_sleeps_is_replaced_and_comes_back_as_one_of_them() {
+    let mut crew = Crew::gather(&["a", "b", "c"]);
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.add_spare("d");
+    crew.until_beyond(&members, 10);
+    let sleeper = members[dice().below(3) as usize];
+    println!("{sleeper} of {members:?} sleeps");
+    crew.node(sleeper).signal(libc::SIGSTOP);
+    let slept = Instant::now();
+    let reached = crew.reached();
+    let without = crew.until_replaced(sleeper);
+    crew.until_beyond(&without, reached);
+    std::thread::sleep(Duration::from_secs(30).saturating_sub(slept.elapsed()));
+    crew.node(sleeper).signal(libc::SIGCONT);
+    let reached = crew.reached();
+    crew.until_in_step(sleeper);
+    let members = crew.members(KEEPER);
+    crew.until_beyond(&members, reached);
+    let limit = crew.reached() + 50;
+    crew.finish_at(limit);
+    crew.compare_with_solo(limit);
+}
+
+#[test]
+fn a_quorum_over_bad_wires_forms_trains_and_outlives_a_partition() {
+    over_bad_wires(false);
+}
+
+#[test]
+#[ignore = "takes eight minutes, most of it for joining"]
+fn nodes_join_form_and_train_over_bad_wires_from_the_first_byte_on() {
+    over_bad_wires(true);
+}
+
+fn over_bad_wires(from_the_start: bool) {
+    let wires = Wires::new(dice());
+    if from_the_start {
+        wires.spoil();
+    }
+    let mut crew = Crew::gather_over(Some(&wires), &["a", "b", "c"]);
+    wires.spoil();
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.until_beyond(&members, 8);
+    only_by_doors(&crew, &members);
+
+    wires.set_dark(true);
+    std::thread::sleep(Duration::from_secs(20));
+    let reached = crew.reached();
+    wires.set_dark(false);
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.until_beyond(&members, reached);
+    crew.until_agreed();
+    only_by_doors(&crew, &members);
+    let (cuts, stalls) = wires.harm();
+    println!("step {reached} before the partition, {} after it; {cuts} cuts, {stalls} stalls", crew.reached());
+    assert!(stalls > 0, "the wires were too good");
+    let limit = crew.reached() + 5;
+    crew.finish_at(limit);
+    crew.compare_with_solo(limit);
+}
+
+/// Demands that nodes dial each other by the doors of the wires alone, and that nobody took another for hostile.
+fn only_by_doors(crew: &Crew, names: &[&str]) {
+    for name in names {
+        let net = &crew.scratch.status(name)["net"];
+        for peer in net["peers"].as_array().unwrap().iter().filter(|peer| peer["inbound"] == false) {
+            let address = peer["address"].as_str().unwrap();
+            let by_door = |door: &u16| address.contains(&format!("/tcp/{door}"));
+            assert!(crew.doors.values().any(by_door), "{name} dialled {address}");
+        }
+        assert_eq!(net["cut_off"], serde_json::json!({}), "{name}: {net}");
+    }
+}
