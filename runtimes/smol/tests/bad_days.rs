@@ -4,9 +4,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::Dice;
 use common::crew::{Crew, KEEPER};
+use common::hostile::Attack;
 use common::proxy::Wires;
+use common::{Dice, FULL, limit_file_size, resident_kib};
+use neuroshard_proto::{Hash, NetworkId, QuorumId};
 
 /// Rounds that are enough to see each role killed.
 const SHORT: u64 = 3;
@@ -127,4 +129,55 @@ fn only_by_doors(crew: &Crew, names: &[&str]) {
         }
         assert_eq!(net["cut_off"], serde_json::json!({}), "{name}: {net}");
     }
+}
+
+#[test]
+fn hostile_peers_are_cut_off_with_a_reason_and_the_quorum_trains_on() {
+    let mut crew = Crew::gather(&["a", "b", "c"]);
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.until_beyond(&members, 5);
+    let status = crew.scratch.status(KEEPER);
+    let network = NetworkId(Hash::from_hex(status["network"].as_str().unwrap()).unwrap());
+    let quorum = crew.json(KEEPER, "network quorums")[0]["quorum"].as_str().unwrap().to_owned();
+    let quorum = QuorumId(Hash::from_hex(&quorum).unwrap());
+    let victim = members[1];
+    let (process, port) = (crew.node(victim).id(), crew.port(victim));
+    let before = resident_kib(process);
+    for attack in Attack::ALL {
+        let reached = crew.reached();
+        let attacker = attack.run(network, quorum, port);
+        if let Some(reason) = attack.reason() {
+            let why = crew.until(&format!("{victim} cuts off {attacker} for {attack:?}"), |crew| {
+                let cut_off = |line: &&serde_json::Value| line["event"] == "cut_off" && line["node"] == attacker;
+                crew.told(victim).iter().find(cut_off).map(|line| line["why"].as_str().unwrap().to_owned())
+            });
+            assert!(why.contains(reason), "{attack:?}: {why}");
+        }
+        crew.until_beyond(&members, reached);
+    }
+    let grown = resident_kib(process).saturating_sub(before);
+    println!("{victim} takes {grown} KiB more than the {before} KiB before");
+    assert!(grown < 32 << 10, "{grown} KiB more");
+    assert_eq!(crew.members(KEEPER), members, "the same members train");
+    let cut_off = crew.scratch.status(victim)["net"]["cut_off"].clone();
+    assert_eq!(cut_off, serde_json::json!({ "borrowed": 1, "flood": 2, "oversized": 1, "rejected": 2 }));
+}
+
+#[test]
+fn a_member_whose_disk_is_full_says_so_and_is_replaced() {
+    let mut crew = Crew::gather(&["a", "b", "c"]);
+    let members = crew.until_quorum(KEEPER, 3);
+    crew.add_spare("d");
+    crew.until_beyond(&members, 10);
+    let full = members[dice().below(3) as usize];
+    println!("the disk of {full}, one of {members:?}, is full");
+    limit_file_size(crew.node(full).id() as i32, FULL);
+    let words = crew.until(&format!("{full} says that its disk is full"), |crew| {
+        let line = crew.last(full, "store_full").or(crew.last(full, "fault"));
+        line.map(ToString::to_string)
+    });
+    assert!(words.contains("is full") || words.contains("no room"), "{words}");
+    let reached = crew.reached();
+    let without = crew.until_replaced(full);
+    crew.until_beyond(&without, reached);
 }
