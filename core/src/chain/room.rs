@@ -86,7 +86,8 @@ mod tests {
     fn a_stage_that_nobody_holds_is_taken_before_any_that_others_hold() {
         let all = LayerRange { start: 0, end: 5 };
         // The first stage, with the embedding, is as large as two others.
-        let size = |range: LayerRange| (range.start..range.end).map(|stage| if stage == 0 { 2 } else { 1 }).sum::<u32>();
+        let size =
+            |range: LayerRange| (range.start..range.end).map(|stage| if stage == 0 { 2 } else { 1 }).sum::<u32>();
         let choose = |holders: [u64; 5]| {
             let lot = |start: u32| Domain::Stream.hash(&start.to_le_bytes());
             neediest(all, &holders, |range| size(range) <= 2, lot).map(|range| (range.start, range.end))

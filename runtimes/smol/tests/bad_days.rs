@@ -2,12 +2,15 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::crew::{Crew, KEEPER};
 use common::hostile::Attack;
 use common::proxy::Wires;
-use common::{Dice, FULL, limit_file_size, resident_kib};
+use common::{Dice, FULL, PATIENCE, Scratch, limit_file_size, resident_kib};
 use neuroshard_proto::{Hash, NetworkId, QuorumId};
 
 /// Rounds that are enough to see each role killed.
@@ -20,7 +23,7 @@ fn rounds() -> u64 {
 
 /// What draws the moments: `NEUROSHARD_SEED`, or the time.
 fn dice() -> Dice {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     Dice::new(std::env::var("NEUROSHARD_SEED").map_or(now | 1, |seed| seed.parse().expect("a number but 0")))
 }
 
@@ -43,7 +46,9 @@ fn any_member_may_be_killed_at_any_moment_and_the_bits_are_the_same() {
         let anchor = crew.anchor(KEEPER);
         crew.kill(killed);
         reached = crew.reached();
-        println!("round {round}: {killed}, member {role} of {members:?}, is killed at {reached}, the anchor is {anchor}");
+        println!(
+            "round {round}: {killed}, member {role} of {members:?}, is killed at {reached}, the anchor is {anchor}"
+        );
         crew.again(killed);
         let from = crew.until(&format!("round {round}: {killed} is back"), |crew| {
             crew.last(killed, "quorum").map(|line| line["step"].as_u64().unwrap())
@@ -180,4 +185,76 @@ fn a_member_whose_disk_is_full_says_so_and_is_replaced() {
     let reached = crew.reached();
     let without = crew.until_replaced(full);
     crew.until_beyond(&without, reached);
+}
+
+/// Files under a directory, at any depth: each with its number on the disk and when it was written.
+fn files(root: &Path) -> Vec<(PathBuf, (u64, SystemTime))> {
+    let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        // What is written under another name first may be gone in the next moment.
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(known) if known.is_dir() => folders.push(entry.path()),
+                Ok(known) => files.push((entry.path(), (known.ino(), known.modified().unwrap()))),
+                Err(_) => {}
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_newcomer_that_is_killed_while_it_fetches_weights_goes_on_where_it_was() {
+    let scratch = Scratch::new();
+    // Weights and moments are files of several megabytes each.
+    let model = "[model]\nlayers = 4\nhidden = 512\nheads = 8\nkv-heads = 4\nffn = 1024\ncontext = 32\n\
+                 [training]\nbatch = 1\nsequence = 8\n";
+    std::fs::write(scratch.path("config.toml"), model).unwrap();
+    let done = |name: &str, command: &str| {
+        let finished = scratch.run(name, command);
+        assert_eq!(finished.code, Some(0), "{command}: {finished:#?}");
+        finished
+    };
+    done("origin", "run --config config.toml --steps 2");
+    done("origin", "export model");
+    done("founder", "import model --data synthetic");
+    let mut founder = scratch.start("founder", "run --mode idle --memory 1000 --listen 127.0.0.1:0");
+    let door = founder.wait_for("listening", |_| true)["address"].as_str().unwrap().to_owned();
+
+    let join = format!("join {door} --threads 1");
+    let (blobs, mut dice, mut kept) = (scratch.path("newcomer").join("blobs"), dice(), BTreeMap::new());
+    for round in 0..3 {
+        let mut newcomer = scratch.start("newcomer", &join);
+        let end = Instant::now() + PATIENCE;
+        // One blob comes after the other: all but the one that came last are in the index.
+        while files(&blobs).len() < kept.len() + 2 {
+            assert!(Instant::now() < end, "round {round}: nothing comes after {} files", kept.len());
+            assert!(newcomer.ended().is_none(), "round {round}: {:?}", newcomer.told);
+        }
+        let mut here = files(&blobs);
+        std::thread::sleep(Duration::from_micros(dice.below(20_000)));
+        newcomer.signal(libc::SIGKILL);
+        newcomer.finish();
+        println!("round {round}: killed with {} files, joined: {}", here.len(), newcomer.last("joined").is_some());
+        here.sort_by_key(|(_, (_, changed))| *changed);
+        here.pop();
+        for (path, made) in &kept {
+            assert_eq!(
+                here.iter().find(|(same, _)| same == path).map(|(_, made)| made),
+                Some(made),
+                "it was fetched again"
+            );
+        }
+        kept = here.into_iter().collect();
+    }
+    let mut newcomer = scratch.start("newcomer", &join);
+    newcomer.wait_for("joined", |_| true);
+    newcomer.wait_for("connected", |_| true);
+    newcomer.signal(libc::SIGINT);
+    assert!(newcomer.finish().success());
+    let all: BTreeMap<_, _> = files(&blobs).into_iter().collect();
+    assert!(kept.iter().all(|(path, made)| all.get(path) == Some(made)), "what was fetched is kept: {kept:?}, {all:?}");
+    done("newcomer", "export again");
+    let read = |model: &str| std::fs::read(scratch.path(model).join("model.safetensors")).unwrap();
+    assert!(read("model") == read("again"), "the weights are those that the network began with");
 }

@@ -297,11 +297,17 @@ impl Crew {
     /// Demands that what was saved at this step is together what one node alone makes of the same seed and text.
     pub(crate) fn compare_with_solo(&mut self, step: u64) {
         self.nodes.clear();
-        let solo = self.scratch.run("solo", &format!("--config {} --data text --seed s --threads 1 --steps {step}", self.config));
+        let solo = self
+            .scratch
+            .run("solo", &format!("--config {} --data text --seed s --threads 1 --steps {step}", self.config));
         assert_eq!(solo.code, Some(0), "{solo:#?}");
         let alone = saved(&self.scratch, "solo", step);
-        let together: BTreeMap<u32, LayerBlobs> =
-            self.names.keys().filter(|name| **name != KEEPER).flat_map(|name| saved(&self.scratch, name, step)).collect();
+        let together: BTreeMap<u32, LayerBlobs> = self
+            .names
+            .keys()
+            .filter(|name| **name != KEEPER)
+            .flat_map(|name| saved(&self.scratch, name, step))
+            .collect();
         assert_eq!(together, alone, "the state after step {step}");
     }
 

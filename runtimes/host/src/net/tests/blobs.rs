@@ -85,7 +85,8 @@ enum Trick {
 fn dishonest(runtime: &Pool, blob: Vec<u8>, trick: Trick) -> Multiaddr {
     let keys = Keys::generate().unwrap();
     let board = Board::default();
-    let mut swarm = behaviour::swarm(runtime, &keys.network_identity(), Some(network()), Reach::Listening, &board).unwrap();
+    let mut swarm =
+        behaviour::swarm(runtime, &keys.network_identity(), Some(network()), Reach::Listening, &board).unwrap();
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
     let (sender, address) = async_channel::bounded(1);
     let runtime = runtime.clone();

@@ -121,7 +121,8 @@ enum Trick {
 /// A member that answers every question with a trick, on a thread of its own.
 fn dishonest(runtime: &Pool, keys: &Keys, trick: Trick) -> Multiaddr {
     let board = Board::default();
-    let mut swarm = behaviour::swarm(runtime, &keys.network_identity(), Some(network()), Reach::Listening, &board).unwrap();
+    let mut swarm =
+        behaviour::swarm(runtime, &keys.network_identity(), Some(network()), Reach::Listening, &board).unwrap();
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
     let (sender, address) = async_channel::bounded(1);
     let runtime = runtime.clone();
