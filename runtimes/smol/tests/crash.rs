@@ -5,7 +5,7 @@ mod common;
 use std::io::{Seek as _, SeekFrom};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Dice, Running, Scratch};
+use common::{Dice, FULL, Running, Scratch, limit_file_size};
 
 /// Snapshots as often as the disk allows, so that kills fall into them.
 const OFTEN: &str = "[snapshots]\nevery-steps = 7\nshare-ppm = 1000000\n";
@@ -133,17 +133,6 @@ fn a_second_process_on_the_same_directory_is_refused() {
     first.signal(libc::SIGINT);
     assert_eq!(first.finish().code(), Some(0));
 }
-
-/// Limits the size of any file that a process may write: what exceeds it fails as on a full disk.
-fn limit_file_size(process: libc::pid_t, bytes: u64) {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: the limit is read only, and nothing is asked back.
-    let set = unsafe { libc::prlimit(process, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-}
-
-/// Room for nothing but the database's two head pages, which are there already: the disk is full.
-const FULL: u64 = 8192;
 
 #[test]
 fn a_full_disk_stops_no_training_and_loses_nothing() {

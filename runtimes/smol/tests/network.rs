@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Running, Scratch};
+use common::{PATIENCE, Running, Scratch, resident_kib};
 use serde_json::Value;
 
 const OTHER: &str = "abababababababababababababababababababababababababababababababab";
@@ -89,13 +89,6 @@ fn json(scratch: &Scratch, name: &str, command: &str) -> Value {
 
 fn invite(scratch: &Scratch, name: &str) -> String {
     json(scratch, name, "invite")["invite"].as_str().unwrap().to_owned()
-}
-
-/// Kilobytes of memory that a process uses.
-fn resident_kib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]

@@ -234,6 +234,15 @@ impl Guest {
         Ok(Self { swarm, notes: async_channel::bounded(NOTES_MAX), opening: Opening::default(), network })
     }
 
+    /// One that introduces itself as a node of the network.
+    pub(super) fn of_network(runtime: &impl Runtime, keys: &Keys, network: NetworkId) -> Result<Self, JoinError> {
+        let board = Board::default();
+        let swarm = behaviour::swarm(runtime, &keys.network_identity(), Some(network), Reach::Nowhere, &board);
+        let swarm = swarm.map_err(|why| JoinError::Assembly { why })?;
+        let notes = async_channel::bounded(NOTES_MAX);
+        Ok(Self { swarm, notes, opening: Opening::default(), network: Some(network) })
+    }
+
     /// Connects to all addresses; returns the peers that are of the right kind.
     pub(super) async fn look_for(&mut self, addresses: &[Multiaddr]) -> Result<Vec<PeerId>, JoinError> {
         let mut attempts: Vec<(String, String)> = Vec::new();

@@ -32,6 +32,8 @@ pub mod outline;
 mod passing;
 mod peer;
 pub mod quota;
+#[doc(hidden)]
+pub mod stranger;
 mod streams;
 mod tcp;
 #[cfg(test)]

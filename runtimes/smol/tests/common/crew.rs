@@ -160,6 +160,11 @@ impl Crew {
         serde_json::from_str(&finished.stdout).unwrap()
     }
 
+    /// What a node told in this life.
+    pub(crate) fn told(&self, name: &str) -> &[Value] {
+        &self.nodes[name].told
+    }
+
     /// The last event of a kind that a node told in this life.
     pub(crate) fn last(&self, name: &str, event: &str) -> Option<&Value> {
         self.nodes[name].last(event)
@@ -239,6 +244,16 @@ impl Crew {
 
     fn called(&self, node: &str) -> &'static str {
         self.names.iter().find(|(_, known)| **known == node).map(|(name, _)| *name).expect("a node of this test")
+    }
+
+    /// What a node is called on the ledger.
+    pub(crate) fn name_of(&self, name: &str) -> &str {
+        &self.names[name]
+    }
+
+    /// Where a node listens.
+    pub(crate) fn port(&self, name: &str) -> u16 {
+        self.ports[name]
     }
 
     /// The step of the newest anchor that a node knows of; 0 without one.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 pub(crate) mod crew;
+pub(crate) mod hostile;
 pub(crate) mod proxy;
 
 use std::io::{BufRead as _, BufReader};
@@ -271,4 +272,22 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0 % bound
     }
+}
+
+/// Limits the size of any file that a process may write: what exceeds it fails as on a full disk.
+pub(crate) fn limit_file_size(process: libc::pid_t, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit is read only, and nothing is asked back.
+    let set = unsafe { libc::prlimit(process, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Room for nothing but the database's two head pages, which are there already: the disk is full.
+pub(crate) const FULL: u64 = 8192;
+
+/// Kilobytes of memory that a process uses.
+pub(crate) fn resident_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
