@@ -87,16 +87,8 @@ fn a_member_that_sleeps_is_replaced_and_comes_back_as_one_of_them() {
 
 #[test]
 fn a_quorum_over_bad_wires_forms_trains_and_outlives_a_partition() {
-    over_bad_wires(false);
-}
-
-#[test]
-#[ignore = "takes eight minutes, most of it for joining"]
-fn nodes_join_form_and_train_over_bad_wires_from_the_first_byte_on() {
-    over_bad_wires(true);
-}
-
-fn over_bad_wires(from_the_start: bool) {
+    // From the first byte on it takes eight minutes, most of it for joining.
+    let from_the_start = std::env::var_os("NEUROSHARD_BAD_FROM_THE_START").is_some();
     let wires = Wires::new(dice());
     if from_the_start {
         wires.spoil();
