@@ -187,9 +187,10 @@ impl View {
                 && let Some(from) = row.began_at_step.filter(|_| row.term > *term)
             {
                 *term = row.term;
-                let again = match step.saturating_sub(from) {
-                    0 => String::new(),
-                    again => format!(", where all had saved; {} steps are done again", grouped(again)),
+                let again = match (from, step.saturating_sub(from)) {
+                    (_, 0) => String::new(),
+                    (0, again) => format!(", as not all had saved yet; {} steps are done again", grouped(again)),
+                    (_, again) => format!(", where all had saved; {} steps are done again", grouped(again)),
                 };
                 news.push(("training", format!("{name:.6} goes on from step {}{again}", grouped(from))));
             }
