@@ -6,13 +6,19 @@ pub(crate) mod hostile;
 pub(crate) mod proxy;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// The node under test: the one whose package these tests are compiled in.
+pub(crate) const PROGRAM: &str =
+    match (option_env!("CARGO_BIN_EXE_neuroshard"), option_env!("CARGO_BIN_EXE_neuroshard-async-std")) {
+        (Some(program), _) | (None, Some(program)) => program,
+        (None, None) => panic!("these are tests of a program"),
+    };
 /// A wait that takes longer has failed; far above what a loaded machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// A process that is read from for longer has failed, however much it tells.
@@ -63,7 +69,11 @@ impl Scratch {
 
     /// The program with these arguments, split at spaces, on data directory `name`.
     pub(crate) fn command(&self, name: &str, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_neuroshard"));
+        self.command_of(Path::new(PROGRAM), name, arguments)
+    }
+
+    fn command_of(&self, program: &Path, name: &str, arguments: &str) -> Command {
+        let mut command = Command::new(program);
         for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NEUROSHARD_")) {
             command.env_remove(variable);
         }
@@ -85,7 +95,12 @@ impl Scratch {
 
     /// Starts the program with `--json` and reads what it tells.
     pub(crate) fn start(&self, name: &str, arguments: &str) -> Running {
-        Running::start(self.command(name, &format!("{arguments} --json")))
+        self.start_program(Path::new(PROGRAM), name, arguments)
+    }
+
+    /// The same with another program.
+    pub(crate) fn start_program(&self, program: &Path, name: &str, arguments: &str) -> Running {
+        Running::start(self.command_of(program, name, &format!("{arguments} --json")))
     }
 
     /// `status --json`.
