@@ -1,6 +1,8 @@
 //! Bad days of quorums: members are killed, stopped, starved and lied to at the worst of moments, and the model is the same.
 
 mod common;
+#[path = "common/hostile.rs"]
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::crew::{Crew, KEEPER};
-use common::hostile::Attack;
 use common::proxy::Wires;
 use common::{Dice, FULL, PATIENCE, Scratch, limit_file_size, resident_kib};
+use hostile::Attack;
 use neuroshard_proto::{Hash, NetworkId, QuorumId};
 
 /// Rounds that are enough to see each role killed.

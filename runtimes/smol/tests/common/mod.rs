@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 pub(crate) mod crew;
-pub(crate) mod hostile;
 pub(crate) mod proxy;
 
 use std::io::{BufRead as _, BufReader};

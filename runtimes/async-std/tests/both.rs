@@ -1,9 +1,7 @@
-//! What the reference node's tests want of several nodes, with this node in its place, and nodes of both kinds together.
+//! Nodes on both runtimes together.
 
 #[path = "../../smol/tests/common/mod.rs"]
 mod common;
-#[path = "../../smol/tests/quorums.rs"]
-mod quorums;
 
 use std::path::Path;
 
