@@ -66,6 +66,11 @@ impl Wires {
         self.0.bad.store(true, Ordering::Relaxed);
     }
 
+    /// From now on they are good again.
+    pub(crate) fn mend(&self) {
+        self.0.bad.store(false, Ordering::Relaxed);
+    }
+
     /// From now on nothing passes, or everything that waited does.
     pub(crate) fn set_dark(&self, dark: bool) {
         self.0.dark.store(dark, Ordering::Relaxed);
