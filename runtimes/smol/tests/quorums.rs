@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Running, Scratch};
@@ -131,6 +132,17 @@ fn a_member_that_is_taken_away_hands_over_and_comes_back() {
         node.wait_for("quorum_joined", |line| line["members"] == 2);
         node.wait_for("quorum", |_| true);
     }
+    // Killed before it has handed over, it has not left, and whoever asked is told so.
+    let asked = scratch.command("b", "leave").stderr(Stdio::piped()).spawn().unwrap();
+    second.wait_for("leaving", |_| true);
+    second.signal(libc::SIGKILL);
+    let told = asked.wait_with_output().unwrap();
+    let words = String::from_utf8(told.stderr).unwrap();
+    assert!(told.status.code() == Some(1) && words.contains("before it had handed over"), "{words}");
+    assert!(!second.finish().success());
+    let mut second = scratch.start("b", &format!("run {TIGHT}"));
+    second.wait_for("quorum", |_| true);
+
     let left = json(&scratch, "b", "leave");
     assert_eq!(left["left"], true, "{left}");
     assert!(second.wait_for("leaving", |_| true)["quorum"].is_string(), "it had something to hand over");

@@ -24,7 +24,16 @@ pub(crate) fn leave(settings: &Settings) -> Result<(), Failure> {
     Client::find(&paths).and_then(|client| client.leave()).map_err(Failure::new)?;
     let quiet = settings.json.unwrap_or(false);
     watch(&paths, &before, quiet);
-    let status = Visit::open(&root)?.status();
+    let visit = Visit::open(&root)?;
+    // What counts is what the ledger says: a node that was killed meanwhile, or got no block decided, has not left.
+    let core = &visit.core;
+    if core.ledger().quorum_of(&core.config().node).is_some() {
+        return Err(Failure::new(
+            "the node ended before it had handed over: it is a member of its quorum still. The others miss it after six \
+             seconds and go back to the newest step that all had posted; `neuroshard run` brings it back.",
+        ));
+    }
+    let status = visit.status();
     let saved = status.saved.as_ref().map(|saved| saved.step);
     if quiet {
         out!("{}", serde_json::json!({ "left": true, "step": status.step, "saved": saved }));
