@@ -113,7 +113,11 @@ fn act(mut world: World, config: &Config, schedule: &mut Schedule<'_>) -> World 
             world.now = moment(&world, how);
             world.step(Input::Tick);
         }
-        8 => world.step(Input::Command(if how < 8 { Command::Save } else { Command::Stop })),
+        8 => world.step(Input::Command(match how {
+            0..8 => Command::Save,
+            15 => Command::Leave,
+            _ => Command::Stop,
+        })),
         9 => {
             let message = heartbeat(world.core.network(), 1 + (how & 3), offset(world.now, how >> 2));
             world.step(Input::Message(message));

@@ -35,7 +35,10 @@ impl World {
                 if machine.core.is_some() && machine.end == End::NotInSight {
                     machine.end = End::Leaving { until: ends };
                     self.counts.add(Count::Leaves, 1);
-                    self.step(*node, *node, Input::Command(Command::Stop));
+                    // Where nodes train together, half of those who go hand over first.
+                    let leaves = self.spec.quorums && what.at_ms % 2 == 1;
+                    let command = if leaves { Command::Leave } else { Command::Stop };
+                    self.step(*node, *node, Input::Command(command));
                 }
             }
             What::Jump { node, ms } => {

@@ -233,7 +233,9 @@ fn a_node_that_leaves_says_so_and_one_of_another_network_is_told_why_it_is_of_no
     let runtime = Pool::new();
     let first = Node::start(&runtime, network(), &[]);
     let second = Node::start(&runtime, network(), &[&first.address]);
+    // Each learns by itself whom it is connected with, and only who was known leaves.
     second.until_connected();
+    first.until_connected();
     let gone = second.keys.node_id();
     async_io::block_on(second.net.shut_down());
     assert_eq!(first.event(|event| matches!(event, NetEvent::Left { .. })), NetEvent::Left { node: gone, peers: 0 });
