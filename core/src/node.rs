@@ -429,6 +429,7 @@ impl Core {
                     forming.on_speed(&mut cx, chain.ledger(), layer_us, tier);
                 }
                 Local::Peer { node, up } => {
+                    chain.on_peer(node, up);
                     forming.on_progress(solo.reached(&self.config, chain.ledger()));
                     forming.on_peer(&mut cx, chain.ledger(), node, up);
                 }

@@ -4,8 +4,10 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use neuroshard_proto::chain::{Certificate, Decided, Header};
-use neuroshard_proto::{NodeId, Shared, Time, codec};
+use neuroshard_proto::{Domain, NodeId, Shared, Time, codec};
 use serde::{Serialize, Serializer};
+
+use super::neighbours::Neighbours;
 
 /// Most decided blocks kept, and most bytes of them.
 const BLOCKS_MAX: usize = 1024;
@@ -18,9 +20,13 @@ pub(crate) const BATCH: u64 = 8;
 const HELP_MS: u64 = 400;
 /// Nodes whose help is remembered.
 const HELPED_MAX: usize = 256;
-/// A request for blocks that is not answered in this time is made again, so many times in all.
+/// A request for blocks that is not answered in this time is made again, of somebody else, so many times in all.
 const ANSWER_MS: u64 = 1000;
-const TRIES_MAX: u32 = 3;
+const TRIES_MAX: u32 = 6;
+/// Who is answered asks for the next blocks after this long, so that it is helped again.
+const NEXT_MS: u64 = HELP_MS + 50;
+/// A node without a seat waits for some part of this time: what it lacks is likely under way. And not all ask at once.
+const WAIT_MS: u64 = 300;
 
 /// The newest decided blocks.
 #[derive(Clone, Debug, Default)]
@@ -116,12 +122,22 @@ struct Ahead {
     height: u64,
 }
 
+/// A request for blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Asked {
+    node: NodeId,
+    /// The first height asked for.
+    from: u64,
+    at: Time,
+}
+
 /// What this node does about being behind: one request at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Behind {
     ahead: Option<Ahead>,
-    /// The height asked for first, and when to ask again.
-    asked: Option<(u64, Time)>,
+    asked: Option<Asked>,
+    /// When to ask, or to ask again.
+    due: Option<Time>,
     tries: u32,
 }
 
@@ -133,43 +149,66 @@ impl Behind {
         }
     }
 
-    /// Whom to ask now for the blocks after `head`, if anybody.
-    pub(crate) fn ask(&mut self, head: u64, now: Time) -> Option<NodeId> {
+    /// Whom `me` asks now for the blocks after `head`, if anybody. Who has a seat asks who spoke of more, and at once: others
+    /// wait for its vote. Who has none asks a neighbour as well, or the few that speak would have to help everybody.
+    pub(super) fn ask(
+        &mut self,
+        head: u64,
+        now: Time,
+        (me, seated): (NodeId, bool),
+        neighbours: &Neighbours,
+    ) -> Option<NodeId> {
         let ahead = self.ahead?;
         if ahead.height <= head {
             *self = Self::default();
             return None;
         }
-        let (from, again) = self.asked.unwrap_or((head.saturating_add(1), Time::ZERO));
-        let batch_over = head.saturating_add(1) >= from.saturating_add(BATCH);
-        if head >= from {
+        let next = head.saturating_add(1);
+        let lot = lot(&me, next, self.tries);
+        let wait = |most: u64| lot.checked_rem(most.max(1)).unwrap_or(0);
+        if let Some(asked) = self.asked.filter(|asked| next > asked.from) {
             self.tries = 0;
+            if next >= asked.from.saturating_add(BATCH) {
+                self.due = self.due.min(Some(asked.at.after_ms(NEXT_MS)));
+            }
         }
-        if now < again && !batch_over {
+        let due = *self.due.get_or_insert(now.after_ms(if seated { 0 } else { wait(WAIT_MS) }));
+        if now < due {
             return None;
         }
         if self.tries >= TRIES_MAX {
             *self = Self::default();
             return None;
         }
+        let first = seated && self.tries == 0;
+        let node = if first { ahead.node } else { neighbours.one_or(ahead.node, lot) };
         self.tries = self.tries.saturating_add(1);
-        self.asked = Some((head.saturating_add(1), now.after_ms(ANSWER_MS)));
-        Some(ahead.node)
+        self.asked = Some(Asked { node, from: next, at: now });
+        self.due = Some(now.after_ms(ANSWER_MS.saturating_add(wait(WAIT_MS))));
+        Some(node)
     }
 
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        self.asked.map(|(_, at)| at)
+    pub(crate) const fn deadline(&self) -> Option<Time> {
+        self.due
     }
 
     /// Whether this node was asked for blocks.
     pub(crate) fn was_asked(&self, node: &NodeId) -> bool {
-        self.asked.is_some() && self.ahead.is_some_and(|ahead| ahead.node == *node)
+        self.asked.is_some_and(|asked| asked.node == *node)
     }
 
     /// Asks this node no more, until it is heard again.
     pub(crate) fn forget(&mut self, node: &NodeId) {
-        if self.ahead.is_some_and(|ahead| ahead.node == *node) {
+        if self.ahead.is_some_and(|ahead| ahead.node == *node) || self.was_asked(node) {
             *self = Self::default();
         }
     }
+}
+
+/// What is drawn for a node, so that not all do the same: another number for each height and try.
+fn lot(node: &NodeId, height: u64, tries: u32) -> u64 {
+    let mut bytes = Vec::from(*node.as_bytes());
+    bytes.extend(height.to_le_bytes());
+    bytes.extend(tries.to_le_bytes());
+    Domain::Stream.hash(&bytes).short()
 }

@@ -16,6 +16,7 @@ mod height;
 mod history;
 mod ladder;
 mod mempool;
+mod neighbours;
 mod restore;
 mod room;
 mod signing;
@@ -42,9 +43,10 @@ use crate::ledger::{Ledger, Source};
 use bodies::Bodies;
 use duties::Duties;
 use giving::Giving;
-use history::{Behind, Helped, History};
+use history::{BATCH, Behind, Helped, History};
 use ladder::Ladder;
 use mempool::Mempool;
+use neighbours::Neighbours;
 use signing::{Signing, Wish};
 use taking::Taking;
 
@@ -71,6 +73,7 @@ pub(crate) struct Chain {
     history: History,
     helped: Helped,
     behind: Behind,
+    neighbours: Neighbours,
     signing: Signing,
     duties: Duties,
     ladder: Ladder,
@@ -103,6 +106,7 @@ impl Chain {
             history,
             helped: Helped::default(),
             behind: Behind::default(),
+            neighbours: Neighbours::default(),
             signing: Signing::default(),
             duties,
             ladder,
@@ -144,6 +148,11 @@ impl Chain {
         self.duties.measured(tier);
         self.settle(cx);
         cx.head();
+    }
+
+    /// A node is heard, or no more.
+    pub(crate) fn on_peer(&mut self, node: NodeId, up: bool) {
+        self.neighbours.on_peer(node, up);
     }
 
     /// Sends a message of another part, once it is signed.
@@ -324,7 +333,7 @@ impl Chain {
 
     /// Sends decided blocks to a node that seems to lack them; not again at once.
     fn help(&mut self, cx: &mut Cx<'_>, to: NodeId, from: u64) {
-        if to == cx.config.node || !self.helped.may(to, cx.now) {
+        if to == cx.config.node || !self.signing.has_room_for(BATCH) || !self.helped.may(to, cx.now) {
             return;
         }
         if self.history.is_past(from) {
@@ -365,14 +374,14 @@ impl Chain {
         let wanted = self.is_wanted(cx.now, &cx.config.node);
         self.drive(cx, Input::Wanted(wanted));
         let head = self.ledger.head().height;
+        let seated = self.ledger.seats().weight(&cx.config.node) > 0;
         if !self.taking.is_under_way()
-            && let Some(to) = self.behind.ask(head, cx.now)
+            && let Some(to) = self.behind.ask(head, cx.now, (cx.config.node, seated), &self.neighbours)
         {
             let wanted = BlocksWanted { node: cx.config.node, from: head.saturating_add(1) };
             let message = Box::new(Message::BlocksWanted(wanted));
             self.signing.ask(cx, Wish::Send { to, message }, None);
         }
-        let seated = self.ledger.seats().weight(&cx.config.node) > 0;
         let due = Some(self.ledger.next_due()).filter(|due| seated && *due > cx.now && !self.is_halted());
         let due = if self.write_state(cx) { Some(cx.now) } else { due };
         cx.arm(TimerKind::Block, due);

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::{Domain, Hash, LayerRange, NodeId};
 
+use super::neighbours::Neighbours;
 use crate::config::Config;
 use crate::count::place;
 use crate::ledger::{Ledger, Standing};
@@ -15,7 +16,12 @@ const SCARCE: u64 = 1_000_000;
 /// The stages that this node has room for and the network needs most; `None` if there is no room for any. A node that holds
 /// some keeps them, unless a stage is missing and fewer would be if it held others; then half of those who could move do, by
 /// the beacon.
-pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) -> Option<LayerRange> {
+pub(super) fn held(
+    config: &Config,
+    ledger: &Ledger,
+    neighbours: &Neighbours,
+    today: Option<LayerRange>,
+) -> Option<LayerRange> {
     let (model, node) = (&config.genesis.model, config.node);
     let allowed = config.genesis.params.holding_share.of(config.operator.memory_bytes);
     let fits = |range: LayerRange| model.training_bytes(range) <= allowed;
@@ -23,7 +29,7 @@ pub(super) fn held(config: &Config, ledger: &Ledger, today: Option<LayerRange>) 
     if fits(all) {
         return Some(all);
     }
-    let holders = holders(ledger, all, &node);
+    let holders = holders(ledger, all, |other| *other != node && !neighbours.has_gone(other));
     let best = neediest(all, &holders, fits, |start| lot(ledger, &node, start))?;
     let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
     let stays = |today: &LayerRange| {
@@ -59,10 +65,10 @@ fn news(holders: &[u64], range: LayerRange) -> usize {
     stages.iter().filter(|count| **count == 0).count()
 }
 
-/// How many other nodes hold each stage.
-fn holders(ledger: &Ledger, all: LayerRange, but: &NodeId) -> Vec<u64> {
+/// How many nodes hold each stage, of those that count: others, and none that this node saw go.
+fn holders(ledger: &Ledger, all: LayerRange, counts: impl Fn(&NodeId) -> bool) -> Vec<u64> {
     let mut holders = vec![0_u64; place(all.end)];
-    let others = ledger.nodes().filter(|(node, known)| *node != but && known.standing == Standing::Good);
+    let others = ledger.nodes().filter(|(node, known)| counts(node) && known.standing == Standing::Good);
     for held in others.filter_map(|(_, known)| known.description).map(|description| description.held) {
         for count in holders.get_mut(place(held.start)..place(held.end)).unwrap_or_default() {
             *count = count.saturating_add(1);

@@ -81,6 +81,11 @@ impl Signing {
         self.request(cx, Pending { wish, digest, after, deadline: Time::ZERO, tries: 0 });
     }
 
+    /// Whether so many things, and one more, would find room.
+    pub(crate) fn has_room_for(&self, count: u64) -> bool {
+        usize::try_from(count).is_ok_and(|count| self.pending.len().saturating_add(count) < SIGNING_MAX)
+    }
+
     fn request(&mut self, cx: &mut Cx<'_>, mut pending: Pending) {
         let id = cx.requests.issue();
         let patience = SIGN_MS.saturating_mul(1_u64.checked_shl(pending.tries.min(DOUBLINGS_MAX)).unwrap_or(1));

@@ -1,5 +1,5 @@
 //! What pipelines cost and bring, in worlds of equal machines: how long until nodes have found each other and with how many
-//! messages, how much of their time executors work, and what falls cost. `pipelines [formation|efficiency|churn]`.
+//! messages, how much of their time executors work, and what falls cost. `pipelines [formation [NODES MINUTES]|efficiency|churn]`.
 
 use std::time::Instant;
 
@@ -26,9 +26,10 @@ fn done(scenario: &Scenario) -> Report {
 const USUAL: Machines =
     Machines { layer_us: 5000, stages: 3, layers: 4, sequences: 8, sync_interval: 100, session_s: 3600 };
 
-fn formation() {
+fn formation(only: Option<(u32, u64)>) {
     println!("nodes  minutes  quorums joined  words to form  words a node and minute  CPU-s");
-    for (nodes, minutes) in [(10, 10), (100, 10), (1000, 10), (10_000, 5)] {
+    let all = [(10, 10), (100, 10), (1000, 10), (10_000, 5)];
+    for (nodes, minutes) in only.map_or_else(|| all.to_vec(), |one| vec![one]) {
         let started = Instant::now();
         let report = done(&world(nodes, minutes, USUAL));
         let (formed, joined) = (report.counts.get(Count::SentToForm), report.counts.get(Count::Quorums));
@@ -91,11 +92,17 @@ fn churn() {
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("formation") => formation(),
+        Some("formation") => {
+            let numbers: Vec<u64> = std::env::args().skip(2).map_while(|word| word.parse().ok()).collect();
+            formation(match numbers[..] {
+                [nodes, minutes] => Some((u32::try_from(nodes).expect("nodes"), minutes)),
+                _ => None,
+            });
+        }
         Some("efficiency") => efficiency(),
         Some("churn") => churn(),
         _ => {
-            formation();
+            formation(None);
             efficiency();
             churn();
         }
