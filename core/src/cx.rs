@@ -11,10 +11,12 @@ use neuroshard_proto::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::agent::liveness::Liveness;
 use crate::agent::quorum::Assignment;
 use crate::config::Config;
 use crate::io::{Command, Event, FetchFault, JobKind, Outbox, Output, TimerKind};
 use crate::journal::{Journal, JournalFact};
+use crate::lean;
 use crate::part::Part;
 
 /// Most requests that wait for an answer.
@@ -86,11 +88,8 @@ pub(crate) enum Local {
     },
     /// Nodes speak of quorums that could be.
     Forming(Box<FormingMessage>),
-    /// A neighbour is live, or is no longer.
-    Peer {
-        node: NodeId,
-        up: bool,
-    },
+    /// Others are live than before.
+    Neighbours,
     /// A block was decided, or the agreed state was taken up.
     Head,
     /// This node is a member of this quorum from now on, or of none.
@@ -124,7 +123,7 @@ impl Requests {
     }
 
     pub(crate) fn take(&mut self, id: RequestId) -> Option<JobKind> {
-        let found = self.open.remove(&id).map(|(job, _)| job);
+        let found = lean::remove(&mut self.open, &id).map(|(job, _)| job);
         self.unknown = self.unknown.saturating_add(u64::from(found.is_none()));
         found
     }
@@ -138,7 +137,7 @@ impl Requests {
         let late: Vec<_> =
             self.open.iter().filter(|(_, (_, at))| *at <= now).map(|(id, (job, _))| (*id, *job)).collect();
         for (id, _) in &late {
-            self.open.remove(id);
+            lean::remove(&mut self.open, id);
         }
         late
     }
@@ -183,6 +182,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) journal: &'a mut Part<Journal>,
     pub(crate) requests: &'a mut Part<Requests>,
     pub(crate) timers: &'a mut Part<Timers>,
+    pub(crate) liveness: &'a mut Part<Liveness>,
     pub(crate) local: &'a mut VecDeque<Local>,
     pub(crate) out: &'a mut Outbox,
 }
@@ -233,7 +233,7 @@ impl Cx<'_> {
 
     /// Gives up a request.
     pub(crate) fn cancel(&mut self, id: RequestId) {
-        if self.requests.open.remove(&id).is_some() {
+        if lean::remove(&mut self.requests.open, &id).is_some() {
             self.out.push(Output::Cancel { id });
         }
     }

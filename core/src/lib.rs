@@ -123,6 +123,7 @@ mod count;
 mod cx;
 mod io;
 mod journal;
+mod lean;
 pub mod ledger;
 mod node;
 mod part;

@@ -15,7 +15,7 @@ use neuroshard_proto::{
 use serde::Serialize;
 
 use crate::agent::forming::Forming;
-use crate::agent::liveness::Liveness;
+use crate::agent::liveness::{self, Liveness};
 use crate::agent::mode::ModePart;
 use crate::agent::quorum::{Assignment, Quorum};
 use crate::agent::shelf::Shelf;
@@ -397,10 +397,10 @@ impl Core {
         for _ in 0..EVENTS_A_STEP_MAX {
             let Some(event) = local.pop_front() else { return };
             let Self { journal, requests, timers, liveness, tier, mode, forming, solo, chain, .. } = self;
-            let mut cx = Cx { now: self.now, config: &self.config, journal, requests, timers, local, out };
+            let mut cx = Cx { now: self.now, config: &self.config, journal, requests, timers, liveness, local, out };
             match event {
-                Local::Heartbeat(heartbeat) => liveness.on_heartbeat(&mut cx, &heartbeat),
-                Local::Timer(TimerKind::Liveness) => liveness.on_timer(&mut cx),
+                Local::Heartbeat(heartbeat) => liveness::on_heartbeat(&mut cx, &heartbeat),
+                Local::Timer(TimerKind::Liveness) => liveness::on_timer(&mut cx),
                 Local::Start | Local::Timer(TimerKind::Benchmark) => tier.on_due(&mut cx),
                 Local::Answer { job: JobKind::Benchmark, result, .. } => tier.on_answer(&mut cx, result),
                 Local::Late { job: JobKind::Benchmark } => tier.on_late(&mut cx),
@@ -428,10 +428,9 @@ impl Core {
                     chain.on_tier(&mut cx, tier);
                     forming.on_speed(&mut cx, chain.ledger(), layer_us, tier);
                 }
-                Local::Peer { node, up } => {
-                    chain.on_peer(node, up);
+                Local::Neighbours => {
                     forming.on_progress(solo.reached(&self.config, chain.ledger()));
-                    forming.on_peer(&mut cx, chain.ledger(), node, up);
+                    forming.on_neighbours(&mut cx, chain.ledger());
                 }
                 Local::Forming(message) => {
                     forming.on_progress(solo.reached(&self.config, chain.ledger()));

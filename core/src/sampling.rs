@@ -5,6 +5,7 @@
 //! windows`, so an epoch reads every window once. The tokens a shard has to spare shift its windows by a draw of
 //! their own in each epoch, so window edges move.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use neuroshard_proto::{BatchId, Hash, List, MICROBATCHES_MAX, Manifest, Sample, Shard, Stream, TrainSpec, mutant};
@@ -25,7 +26,7 @@ pub struct Sampler {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Windows {
     /// Each shard with the windows in it and in all shards before it.
-    shards: Vec<(Shard, u64)>,
+    shards: Box<[(Shard, u64)]>,
     sequence: u32,
 }
 

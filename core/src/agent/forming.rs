@@ -121,7 +121,6 @@ pub(crate) struct Reached {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Forming {
     layer_us: Option<(u64, Tier)>,
-    peers: BTreeSet<NodeId>,
     silent: BTreeSet<NodeId>,
     state: State,
     /// Whom this node gave its word to, and until when.
@@ -144,7 +143,6 @@ impl Forming {
     pub(crate) fn new(seed: &Hash) -> Self {
         Self {
             layer_us: None,
-            peers: BTreeSet::new(),
             silent: BTreeSet::new(),
             state: State::Resting,
             reserved: None,
@@ -165,13 +163,8 @@ impl Forming {
         self.arm(cx, ledger);
     }
 
-    pub(crate) fn on_peer(&mut self, cx: &mut Cx<'_>, ledger: &Ledger, node: NodeId, up: bool) {
-        let wanted = matches!(cx.config.operator.mode, None | Some(Mode::Pipeline)) && cx.config.plan.is_none();
-        if up && wanted {
-            self.peers.insert(node);
-        } else {
-            self.peers.remove(&node);
-        }
+    /// Others are live than before.
+    pub(crate) fn on_neighbours(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
         self.arm(cx, ledger);
     }
 
@@ -234,14 +227,13 @@ impl Forming {
     /// Whether this node would train with others, and its part of the ledger's registry says that it can.
     fn skill(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Skill> {
         let (layer_us, _) = self.layer_us?;
-        let wanted = matches!(cx.config.operator.mode, None | Some(Mode::Pipeline));
         let stays = self.leaving.is_none();
-        skill_of(ledger, cx.config.node, layer_us, 0).filter(|_| wanted && stays && cx.config.plan.is_none())
+        skill_of(ledger, cx.config.node, layer_us, 0).filter(|_| stays && may_join(cx))
     }
 
     fn reason(&self, cx: &Cx<'_>, ledger: &Ledger) -> Option<Reason> {
         let Some((_, quorum)) = ledger.quorum_of(&cx.config.node) else {
-            let alone = self.peers.is_empty() || self.reached.unsaved;
+            let alone = cx.liveness.is_alone() || self.reached.unsaved;
             return (!alone && ledger.active_quorums().next().is_none()).then_some(Reason::None);
         };
         if !self.silent.is_empty() {
@@ -258,7 +250,7 @@ impl Forming {
         // Members begin again from what was posted last: little is lost just after that.
         let since = cx.now.ms_since(self.anchor.1);
         let due = !(FRESH_MS..SELDOM_MS).contains(&since) && cx.now >= self.improve_at;
-        let outsiders = self.peers.iter().any(|node| quorum.plan.place(node).is_none());
+        let outsiders = cx.liveness.peers().any(|node| quorum.plan.place(node).is_none());
         (place == 0 && outsiders && due && !self.reached.ahead).then_some(Reason::Faster)
     }
 
@@ -280,7 +272,7 @@ impl Forming {
 
     /// Goes on with leaving, if it does.
     fn leave(&mut self, cx: &mut Cx<'_>, ledger: &Ledger) {
-        self.leaving = self.leaving.map(|leaving| leaving.look(cx, ledger, !self.peers.is_empty()));
+        self.leaving = self.leaving.map(|leaving| leaving.look(cx, ledger, may_join(cx) && !cx.liveness.is_alone()));
     }
 
     /// When there may be something to do.
@@ -296,7 +288,7 @@ impl Forming {
             State::Resting if self.skill(cx, ledger).is_none() => None,
             State::Resting => match self.reason(cx, ledger) {
                 Some(_) => Some(self.look_at.max(cx.now)),
-                None if self.reached.unsaved && !self.peers.is_empty() => Some(cx.now.after_ms(1000)),
+                None if self.reached.unsaved && !cx.liveness.is_alone() => Some(cx.now.after_ms(1000)),
                 None => self.assigned.map(|_| self.improve_at.max(cx.now.after_ms(1000))),
             },
         };
@@ -336,7 +328,7 @@ impl Forming {
         let able = |node: &&NodeId| {
             !self.reached.ahead && !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some()
         };
-        let asked: Vec<NodeId> = self.peers.iter().filter(able).take(ASKED_MAX).copied().collect();
+        let asked: Vec<NodeId> = cx.liveness.peers().filter(able).take(ASKED_MAX).copied().collect();
         let asking = Asking { reason, question, since: cx.now, asked: asked.len(), skills: Vec::new() };
         self.state = State::Asking(Box::new(asking));
         asked.iter().for_each(|node| say(cx, *node, FormingWord::Ask { question }));
@@ -518,6 +510,11 @@ impl Forming {
             self.rest(cx);
         }
     }
+}
+
+/// Whether its operator lets this node form quorums.
+fn may_join(cx: &Cx<'_>) -> bool {
+    matches!(cx.config.operator.mode, None | Some(Mode::Pipeline)) && cx.config.plan.is_none()
 }
 
 fn say(cx: &mut Cx<'_>, to: NodeId, word: FormingWord) {

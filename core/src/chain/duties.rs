@@ -74,7 +74,7 @@ impl Chain {
         let today = described.map(|description| description.held);
         if let Some(tier) = self.duties.tier
             && self.duties.described != Some(epoch)
-            && let Some(held) = room::held(cx.config, &self.ledger, &self.neighbours, today)
+            && let Some(held) = room::held(cx.config, &self.ledger, cx.liveness, today)
         {
             let (memory_bytes, storage_bytes) = (cx.config.operator.memory_bytes, cx.config.operator.disk_bytes);
             let same = described.is_some_and(|one| {

@@ -7,7 +7,7 @@ use neuroshard_proto::chain::{Certificate, Decided, Header};
 use neuroshard_proto::{Domain, NodeId, Shared, Time, codec};
 use serde::{Serialize, Serializer};
 
-use super::neighbours::Neighbours;
+use crate::agent::liveness::Liveness;
 
 /// Most decided blocks kept, and most bytes of them.
 const BLOCKS_MAX: usize = 1024;
@@ -156,7 +156,7 @@ impl Behind {
         head: u64,
         now: Time,
         (me, seated): (NodeId, bool),
-        neighbours: &Neighbours,
+        liveness: &Liveness,
     ) -> Option<NodeId> {
         let ahead = self.ahead?;
         if ahead.height <= head {
@@ -181,7 +181,7 @@ impl Behind {
             return None;
         }
         let first = seated && self.tries == 0;
-        let node = if first { ahead.node } else { neighbours.one_or(ahead.node, lot) };
+        let node = if first { ahead.node } else { liveness.one_or(ahead.node, lot) };
         self.tries = self.tries.saturating_add(1);
         self.asked = Some(Asked { node, from: next, at: now });
         self.due = Some(now.after_ms(ANSWER_MS.saturating_add(wait(WAIT_MS))));

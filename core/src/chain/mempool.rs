@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::cx::as_pairs;
 use crate::io::{DROP_WORDS_MAX, DropReason};
+use crate::lean;
 use crate::ledger::{Ledger, Refusal};
 
 /// Most transactions that wait.
@@ -131,7 +132,7 @@ impl Mempool {
     }
 
     fn remove(&mut self, place: &Place) -> Option<()> {
-        let waiting = self.waiting.remove(place)?;
+        let waiting = lean::remove(&mut self.waiting, place)?;
         self.bytes = self.bytes.saturating_sub(waiting.bytes);
         Some(())
     }

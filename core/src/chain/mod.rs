@@ -16,7 +16,6 @@ mod height;
 mod history;
 mod ladder;
 mod mempool;
-mod neighbours;
 mod restore;
 mod room;
 mod signing;
@@ -46,7 +45,6 @@ use giving::Giving;
 use history::{BATCH, Behind, Helped, History};
 use ladder::Ladder;
 use mempool::Mempool;
-use neighbours::Neighbours;
 use signing::{Signing, Wish};
 use taking::Taking;
 
@@ -73,7 +71,6 @@ pub(crate) struct Chain {
     history: History,
     helped: Helped,
     behind: Behind,
-    neighbours: Neighbours,
     signing: Signing,
     duties: Duties,
     ladder: Ladder,
@@ -106,7 +103,6 @@ impl Chain {
             history,
             helped: Helped::default(),
             behind: Behind::default(),
-            neighbours: Neighbours::default(),
             signing: Signing::default(),
             duties,
             ladder,
@@ -148,11 +144,6 @@ impl Chain {
         self.duties.measured(tier);
         self.settle(cx);
         cx.head();
-    }
-
-    /// A node is heard, or no more.
-    pub(crate) fn on_peer(&mut self, node: NodeId, up: bool) {
-        self.neighbours.on_peer(node, up);
     }
 
     /// Sends a message of another part, once it is signed.
@@ -376,7 +367,7 @@ impl Chain {
         let head = self.ledger.head().height;
         let seated = self.ledger.seats().weight(&cx.config.node) > 0;
         if !self.taking.is_under_way()
-            && let Some(to) = self.behind.ask(head, cx.now, (cx.config.node, seated), &self.neighbours)
+            && let Some(to) = self.behind.ask(head, cx.now, (cx.config.node, seated), cx.liveness)
         {
             let wanted = BlocksWanted { node: cx.config.node, from: head.saturating_add(1) };
             let message = Box::new(Message::BlocksWanted(wanted));

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use neuroshard_proto::{Domain, Hash, LayerRange, NodeId};
 
-use super::neighbours::Neighbours;
+use crate::agent::liveness::Liveness;
 use crate::config::Config;
 use crate::count::place;
 use crate::ledger::{Ledger, Standing};
@@ -19,7 +19,7 @@ const SCARCE: u64 = 1_000_000;
 pub(super) fn held(
     config: &Config,
     ledger: &Ledger,
-    neighbours: &Neighbours,
+    liveness: &Liveness,
     today: Option<LayerRange>,
 ) -> Option<LayerRange> {
     let (model, node) = (&config.genesis.model, config.node);
@@ -29,7 +29,7 @@ pub(super) fn held(
     if fits(all) {
         return Some(all);
     }
-    let holders = holders(ledger, all, |other| *other != node && !neighbours.has_gone(other));
+    let holders = holders(ledger, all, |other| *other != node && !liveness.has_gone(other));
     let best = neediest(all, &holders, fits, |start| lot(ledger, &node, start))?;
     let today = today.filter(|range| range.start < range.end && range.end <= all.end && fits(*range));
     let stays = |today: &LayerRange| {

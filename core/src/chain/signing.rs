@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cx::Cx;
 use crate::io::{Output, Topic};
+use crate::lean;
 
 /// Most things that wait for a signature; votes always find room, since a height has few that are not signed yet.
 const SIGNING_MAX: usize = 64;
@@ -100,7 +101,7 @@ impl Signing {
 
     /// Takes what a signature is for; `None` for an answer that nobody waits for.
     pub(crate) fn take(&mut self, id: RequestId) -> Option<Wish> {
-        self.pending.remove(&id).map(|pending| pending.wish)
+        lean::remove(&mut self.pending, &id).map(|pending| pending.wish)
     }
 
     /// Asks again for what was not answered in time, unless its record is not even durable.

@@ -20,6 +20,8 @@ pub(crate) struct Place {
 
 /// Events that an empty bucket keeps room for.
 const ROOM_KEPT: usize = 256;
+/// Events in one piece of memory. A crowd lies in many, which are let go one by one while it moves to other buckets.
+const SEGMENT: usize = 4096;
 
 /// An event and its place: the first in order is the greatest, as a heap wants it.
 #[derive(Debug)]
@@ -45,19 +47,49 @@ impl<T> Ord for Queued<T> {
     }
 }
 
+/// Events in no order.
+#[derive(Debug)]
+struct Bucket<T> {
+    /// All but the last are full.
+    segments: Vec<Vec<Queued<T>>>,
+}
+
+impl<T> Bucket<T> {
+    fn push(&mut self, event: Queued<T>) {
+        match self.segments.last_mut() {
+            Some(last) if last.len() < SEGMENT => last.push(event),
+            Some(_) => {
+                let mut segment = Vec::with_capacity(SEGMENT);
+                segment.push(event);
+                self.segments.push(segment);
+            }
+            None => self.segments.push(vec![event]),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.segments.first().is_none_or(Vec::is_empty)
+    }
+
+    /// The earliest time.
+    fn earliest(&self) -> Option<u64> {
+        self.segments.iter().flatten().map(|queued| queued.0.at).min()
+    }
+}
+
 /// Events by place.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     /// The events of the time `last`.
     now: BinaryHeap<Queued<T>>,
     /// Later ones, in no order; bucket 0 stays empty.
-    later: [Vec<Queued<T>>; 65],
+    later: [Bucket<T>; 65],
     last: u64,
 }
 
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
-        Self { now: BinaryHeap::new(), later: std::array::from_fn(|_| Vec::new()), last: 0 }
+        Self { now: BinaryHeap::new(), later: std::array::from_fn(|_| Bucket { segments: Vec::new() }), last: 0 }
     }
 
     /// Puts an event.
@@ -76,14 +108,18 @@ impl<T> Queue<T> {
     pub(crate) fn take(&mut self) -> Option<(Place, T)> {
         if self.now.is_empty() {
             let first = self.later.iter().position(|bucket| !bucket.is_empty())?;
-            let mut events = std::mem::take(&mut self.later[first]);
-            self.last = events.iter().map(|queued| queued.0.at).min().unwrap_or(self.last);
-            for Queued(place, event) in events.drain(..) {
-                self.put(place, event);
+            self.last = self.later[first].earliest().unwrap_or(self.last);
+            let mut segments = std::mem::take(&mut self.later[first].segments);
+            while let Some(mut events) = segments.pop() {
+                for Queued(place, event) in events.drain(..) {
+                    self.put(place, event);
+                }
+                if segments.is_empty() {
+                    // Its room is kept for the next events, but not that of a crowd.
+                    events.shrink_to(ROOM_KEPT);
+                    self.later[first].segments = vec![events];
+                }
             }
-            // Its room is kept for the next events, but not that of a crowd.
-            events.shrink_to(ROOM_KEPT);
-            self.later[first] = events;
             self.now.shrink_to(ROOM_KEPT);
         }
         self.now.pop().map(|Queued(place, event)| (place, event))
