@@ -248,6 +248,10 @@ impl Chain {
         let head = self.ledger.head().height;
         let drops = self.mempool.refresh(&self.ledger, cx.now);
         drops.into_iter().take(DROPS_TOLD_MAX).for_each(|drop| cx.event(dropped(drop)));
+        if self.ledger.seats().weight(&cx.config.node) == 0 {
+            let untold = self.mempool.untold(TOLD_AGAIN_MAX, cx.now);
+            untold.iter().for_each(|signed| self.tell(cx, signed));
+        }
         self.signing.forget_votes(head);
         self.bodies.clear();
         self.bodiless = None;

@@ -24,6 +24,8 @@ pub(crate) const WAITING_MAX: usize = 4096;
 pub(crate) const WAITING_BYTES_MAX: u64 = 4 << 20;
 /// Most transactions of one author that wait.
 pub(crate) const AUTHOR_WAITING_MAX: usize = 64;
+/// A node without a vote tells again after so long what it wants and no block has.
+const TELL_AGAIN_MS: u64 = 10_000;
 /// How long a transaction waits.
 pub(crate) const WAIT_MS: u64 = 600_000;
 
@@ -49,6 +51,8 @@ struct Waiting {
     bytes: u64,
     arrival: u64,
     since: Time,
+    /// When it was last told here.
+    told: Time,
     /// Whether it applies to the head, so that a block can be made.
     ready: bool,
     #[serde(skip)]
@@ -96,7 +100,7 @@ impl Mempool {
             Err(refusal) if refusal.is_premature() => false,
             Err(refusal) => return Err(refused(&refusal)),
         };
-        let waiting = Waiting { bytes, arrival: self.arrivals, since: now, ready, signed: Arc::new(signed) };
+        let waiting = Waiting { bytes, arrival: self.arrivals, since: now, told: now, ready, signed: Arc::new(signed) };
         self.arrivals = self.arrivals.saturating_add(1);
         self.bytes = total;
         self.waiting.insert(place, waiting);
@@ -167,6 +171,16 @@ impl Mempool {
         }
         chosen.sort_by_key(|(arrival, _)| *arrival);
         chosen.into_iter().map(|(_, signed)| signed).collect()
+    }
+
+    /// What waits for long and was not told lately: whoever was told first may not have heard it.
+    pub(crate) fn untold(&mut self, count: usize, now: Time) -> Vec<Arc<SignedTransaction>> {
+        let old = self.waiting.values_mut().filter(|waiting| now.ms_since(waiting.told) >= TELL_AGAIN_MS);
+        let tell = |waiting: &mut Waiting| {
+            waiting.told = now;
+            Arc::clone(&waiting.signed)
+        };
+        old.take(count).map(tell).collect()
     }
 
     /// The oldest that a block could be made of: worth telling again where nothing moves.

@@ -178,8 +178,11 @@ impl Chain {
         match message.message() {
             Message::Heartbeat(_) | Message::Quorum(_) | Message::Forming(_) => {}
             Message::Transaction(transaction) => {
-                let signed = SignedTransaction { transaction: transaction.clone(), signature: message.signature() };
-                self.take(cx, &signed, false);
+                // Who has no vote makes no block: it keeps its own wishes alone, and lets the others' pass.
+                if self.ledger.seats().weight(&cx.config.node) > 0 {
+                    let signed = SignedTransaction { transaction: transaction.clone(), signature: message.signature() };
+                    self.take(cx, &signed, false);
+                }
             }
             Message::Vote(vote) => {
                 if self.is_current(cx, vote.validator, vote.statement.height()) {

@@ -112,6 +112,29 @@ fn a_node_without_a_vote_follows() {
 }
 
 #[test]
+fn a_node_without_a_vote_keeps_its_own_wishes_alone_and_tells_them_again() {
+    let mut world = World::new(6, 4);
+    world.run(Time::from_ms(5000), |_| false);
+    // Nobody hears the first words.
+    world.cut.insert(4);
+    let config = world.nodes[0].config.clone();
+    world.submit(4, transfer(&config, 0));
+    world.cut.clear();
+    world.run(world.now.after_ms(1000), |_| false);
+    let waiting = |world: &World| world.nodes.iter().map(|node| node.core.waiting_transactions()).collect::<Vec<_>>();
+    assert_eq!(waiting(&world), [0, 0, 0, 0, 1, 0]);
+    let paid = |node: &Node| node.core.ledger().account(&owner(0)).unwrap().sequence > 0;
+    world.run(world.now.after_ms(30_000), |world| world.nodes.iter().all(paid));
+    assert!(world.nodes.iter().all(paid));
+    // Without a quorum it waits where blocks are made, and with who wants it.
+    world.cut.extend([0, 1]);
+    world.submit(5, transfer(&config, 1));
+    world.run(world.now.after_ms(5000), |_| false);
+    assert_eq!(waiting(&world), [0, 0, 1, 1, 0, 1]);
+    world.check();
+}
+
+#[test]
 fn losing_every_tenth_frame_costs_time_and_nothing_else() {
     let mut world = World::new(4, 4);
     world.loss = 10;

@@ -12,11 +12,13 @@ use neuroshard_sim::{Count, Options, Scenario, World};
 struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(held, Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -42,7 +44,7 @@ fn main() {
         true => vec![10, 100, 1000],
         false => given,
     };
-    println!("| nodes | events | events/CPU-s | bytes a node | blocks |\n|---:|---:|---:|---:|---:|");
+    println!("| nodes | events | events/CPU-s | bytes a node | at most | blocks |\n|---:|---:|---:|---:|---:|---:|");
     for nodes in sizes {
         let options = Options { training: false, ..Options::calm(nodes, 60_000) };
         let mut scenario = Scenario::draw(&options, 1).expect("a world");
@@ -53,8 +55,9 @@ fn main() {
         assert_eq!(report.failure, None);
         let events = report.counts.get(Count::Events);
         let rate = events as f64 / (cpu_seconds() - started);
-        let each = (HELD.load(Ordering::Relaxed) - before) / nodes as usize;
-        println!("| {nodes} | {events} | {rate:.0} | {each} | {} |", report.counts.get(Count::Blocks));
+        let each = |bytes: &AtomicUsize| (bytes.load(Ordering::Relaxed) - before) / nodes as usize;
+        let (blocks, held, peak) = (report.counts.get(Count::Blocks), each(&HELD), each(&PEAK));
+        println!("| {nodes} | {events} | {rate:.0} | {held} | {peak} | {blocks} |");
     }
 }
 
