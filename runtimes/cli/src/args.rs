@@ -446,8 +446,14 @@ pub(crate) enum DataCommand {
 pub(crate) enum WalletCommand {
     /// Show an account: this owner's, or another one
     Balance { account: Option<Name> },
-    /// Show the transactions of an account in the blocks that the node keeps, each with its proof checked
-    History { account: Option<Name> },
+    /// Show an account's transactions, newest first, each with its proof checked: all of this owner's; another one's in the
+    /// blocks that the node keeps
+    History {
+        account: Option<Name>,
+        /// Those below this height
+        #[arg(long, value_name = "HEIGHT")]
+        before: Option<u64>,
+    },
     /// Pay another account. The fee of 5 % comes on top and is burned
     Transfer {
         to: Name,

@@ -4,16 +4,17 @@
 //! header they belong to and the way from there.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use neuroshard_core::ledger::Ledger;
 use neuroshard_core::{Core, DropReason, Event};
-use neuroshard_proto::chain::{Author, Decided, Header, SignedTransaction};
-use neuroshard_proto::{Hash, LayerRange, NodeId, OwnerId, Shared, codec, merkle};
+use neuroshard_proto::chain::{Decided, Header};
+use neuroshard_proto::{Hash, LayerRange, NodeId, OwnerId, Shared, codec};
 use serde::{Deserialize, Serialize};
 
+use crate::history::{Entry, entries, history};
 use crate::status::AgreedStatus;
+use crate::store::{Memory, Store, StoreError};
 use crate::training::{self, LayerInfo};
 use crate::why::Declined;
 
@@ -23,8 +24,6 @@ const BLOCKS_MAX: usize = 1024;
 const DROPPED_MAX: usize = 256;
 /// Refusals to be in a quorum that are remembered.
 const DECLINED_MAX: usize = 64;
-/// Most entries of a history.
-pub const HISTORY_MAX: usize = 256;
 
 /// A network at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,52 +69,6 @@ pub struct AccountInfo {
     pub header: Option<String>,
     /// A [`neuroshard_core::ledger::StateProof`], likewise.
     pub proof: String,
-}
-
-/// A transaction of an account, and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    pub height: u64,
-    pub time_ms: u64,
-    /// The transaction's name.
-    pub id: String,
-    /// The signed transaction in canonical encoding and hexadecimal.
-    pub transaction: String,
-    /// The block's header, likewise.
-    pub header: String,
-    /// A [`merkle::Proof`] that leads to the header's root over its transactions, likewise.
-    pub proof: String,
-}
-
-/// Why an [`Entry`] proves nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unproved;
-
-impl fmt::Display for Unproved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the node's answer does not prove what it says")
-    }
-}
-
-impl std::error::Error for Unproved {}
-
-impl Entry {
-    /// The transaction and its block's header, after following the proof.
-    ///
-    /// # Errors
-    /// If something in the entry does not fit together.
-    pub fn check(&self) -> Result<(SignedTransaction, Header), Unproved> {
-        let transaction: SignedTransaction = from_hex(&self.transaction).ok_or(Unproved)?;
-        let header: Header = from_hex(&self.header).ok_or(Unproved)?;
-        let proof: merkle::Proof = from_hex(&self.proof).ok_or(Unproved)?;
-        let leaf = merkle::leaf(&codec::encode(&transaction));
-        let stands = proof.root(&leaf) == Some(header.transactions);
-        let told = (header.height, header.time.as_ms(), transaction.transaction.digest(header.network).to_string());
-        if !stands || !transaction.holds(header.network) || told != (self.height, self.time_ms, self.id.clone()) {
-            return Err(Unproved);
-        }
-        Ok((transaction, header))
-    }
 }
 
 /// What became of a transaction.
@@ -242,36 +195,24 @@ impl Agreed {
         account_info(&ledger, header.as_ref(), owner)
     }
 
-    /// The transactions that an account made or that paid it, newest first, in the blocks that are kept.
-    pub fn history(&self, owner: &OwnerId) -> Vec<Entry> {
+    /// The transactions below a height that an account made or that paid it, newest first: in the blocks that are kept, and
+    /// those of the node's owner in older blocks too.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn history(&self, owner: &OwnerId, before: u64, store: &Store) -> Result<Vec<Entry>, StoreError> {
         let blocks: Vec<_> = self.view().blocks.iter().rev().cloned().collect();
-        let mut entries = Vec::new();
-        for decided in blocks {
-            let block = &decided.block;
-            let concerned = |one: &&(usize, &SignedTransaction)| concerns(one.1, owner);
-            let found: Vec<_> = block.transactions.iter().enumerate().filter(|one| concerned(&one)).collect();
-            if found.is_empty() {
-                continue;
-            }
-            let leaf = |one: &SignedTransaction| merkle::leaf(&codec::encode(one));
-            let tree = merkle::Tree::new(&block.transactions.iter().map(leaf).collect::<Vec<_>>());
-            for (place, signed) in found.into_iter().rev() {
-                let Some(proof) = tree.prove(place as u64) else { continue };
-                entries.push(Entry {
-                    height: block.header.height,
-                    time_ms: block.header.time.as_ms(),
-                    id: signed.transaction.digest(block.header.network).to_string(),
-                    transaction: to_hex(signed),
-                    header: to_hex(&block.header),
-                    proof: to_hex(&proof),
-                });
-            }
-            if entries.len() >= HISTORY_MAX {
-                entries.truncate(HISTORY_MAX);
-                break;
-            }
-        }
-        entries
+        let remembered = (*owner == self.owner).then_some(store);
+        history(blocks.iter().map(|decided| &**decided), remembered, owner, before)
+    }
+
+    /// What is to be remembered of the newest blocks, from a height on.
+    pub(crate) fn memories(&self, from: u64) -> Vec<Memory> {
+        let blocks: Vec<_> = self.view().blocks.iter().rev().cloned().collect();
+        let blocks = blocks.iter().take_while(|decided| decided.block.header.height >= from);
+        let entries = blocks.flat_map(|decided| entries(decided, &self.owner));
+        let memory = |(place, entry): (u32, Entry)| Some((entry.height, place, serde_json::to_vec(&entry).ok()?));
+        entries.filter_map(memory).collect()
     }
 
     /// What became of a transaction.
@@ -287,12 +228,6 @@ impl Agreed {
         let why = view.dropped.iter().rev().find(|(dropped, _)| dropped == id);
         why.map_or(Fate::Unknown, |(_, why)| Fate::Dropped { why: why.clone() })
     }
-}
-
-fn concerns(signed: &SignedTransaction, owner: &OwnerId) -> bool {
-    use neuroshard_proto::chain::Action;
-    let made = matches!(signed.transaction.author, Author::Account { owner: author, .. } if author == *owner);
-    made || matches!(signed.transaction.action, Action::Transfer { to, .. } if to == *owner)
 }
 
 /// The network as a ledger knows it.

@@ -135,7 +135,7 @@ fn json(value: &impl Serialize) -> Response {
     Response { status: http::Status::Ok, content_type: "application/json", body: format!("{body}\n") }
 }
 
-/// `/nodes/NODE/why`, `/accounts/OWNER`, `/accounts/OWNER/history` and `/transactions/ID`.
+/// `/nodes/NODE/why`, `/accounts/OWNER`, `/accounts/OWNER/history`, the same below a height, and `/transactions/ID`.
 fn agreed(live: &Live, path: &str) -> Option<Response> {
     if let Some(digits) = path.strip_prefix("/nodes/") {
         return Some(why(live, digits.strip_suffix("/why")?));
@@ -143,10 +143,17 @@ fn agreed(live: &Live, path: &str) -> Option<Response> {
     if let Some(id) = path.strip_prefix("/transactions/") {
         return Some(json(&live.agreed.fate(&Hash::from_hex(id)?)));
     }
-    let owner = path.strip_prefix("/accounts/")?;
-    let (owner, history) = owner.strip_suffix("/history").map_or((owner, false), |owner| (owner, true));
-    let owner = OwnerId::from_bytes(*Hash::from_hex(owner)?.as_bytes());
-    Some(if history { json(&live.agreed.history(&owner)) } else { json(&live.agreed.account(&owner)) })
+    let mut words = path.strip_prefix("/accounts/")?.splitn(3, '/');
+    let owner = OwnerId::from_bytes(*Hash::from_hex(words.next()?)?.as_bytes());
+    let before = match (words.next(), words.next()) {
+        (None, _) => return Some(json(&live.agreed.account(&owner))),
+        (Some("history"), height) => height.map_or(Some(u64::MAX), |height| height.parse().ok())?,
+        (Some(_), _) => return None,
+    };
+    Some(match live.agreed.history(&owner, before, &live.store) {
+        Ok(entries) => json(&entries),
+        Err(error) => Response::text(http::Status::Failed, &error.to_string()),
+    })
 }
 
 /// Why a node trains or does not, by the first digits of its name.

@@ -59,6 +59,7 @@ pub enum Status {
     HeadTooLarge,
     BodyTooLarge,
     Conflict,
+    Failed,
     Busy,
 }
 
@@ -73,6 +74,7 @@ impl Status {
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::BodyTooLarge => "413 Content Too Large",
             Self::Conflict => "409 Conflict",
+            Self::Failed => "500 Internal Server Error",
             Self::Busy => "503 Service Unavailable",
         }
     }

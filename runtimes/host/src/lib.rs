@@ -10,6 +10,7 @@ pub mod exchange;
 mod fetches;
 pub mod files;
 pub mod generate;
+pub mod history;
 pub mod home;
 pub mod http;
 pub mod keys;

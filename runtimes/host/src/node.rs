@@ -148,7 +148,7 @@ pub struct Setup {
 pub struct Live {
     pub metrics: Metrics,
     clock: Clock,
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     follower: Mutex<Follower>,
     pub agreed: Agreed,
     /// How the network stands, if there is one.
@@ -304,6 +304,8 @@ impl Node {
     }
 
     async fn work(&mut self, runtime: &impl Runtime) -> Result<Ended, NodeError> {
+        // Of the last blocks a crash may have taken it, and the journal has them all.
+        self.remember(0).await;
         loop {
             if let Some(input) = self.next_input(runtime).await? {
                 self.step(input).await?;
@@ -487,7 +489,7 @@ impl Node {
             Output::Drop { hash } => self.scribe.order(StoreOrder::Drop { hash }).await,
             Output::Compute { id, job, .. } => self.worker.order(id, job).await,
             Output::Cancel { id } => self.worker.cancel(id),
-            Output::Event(event) => self.on_event(now, event),
+            Output::Event(event) => self.on_event(now, event).await,
             Output::Sign { id, digest } => {
                 let signature = (self.signer)(&digest);
                 self.answers.push_back(Input::Signed { id, signature });
@@ -504,7 +506,15 @@ impl Node {
         }
     }
 
-    fn on_event(&mut self, now: Time, event: Event) {
+    /// Has what the owner's account did in blocks from this height on remembered.
+    async fn remember(&mut self, from: u64) {
+        let entries = self.live.agreed.memories(from);
+        if !entries.is_empty() {
+            self.scribe.order(StoreOrder::Remember { entries }).await;
+        }
+    }
+
+    async fn on_event(&mut self, now: Time, event: Event) {
         let progress = self.core.progress();
         {
             let mut follower = self.live.follower();
@@ -513,6 +523,7 @@ impl Node {
         }
         self.live.agreed.on_event(&self.core, &event);
         match &event {
+            Event::BlockDecided { height, .. } => self.remember(*height).await,
             Event::Saved { step, .. } => self.saved = Some(*step),
             Event::JobFailed { then: neuroshard_core::Recovery::Stop, .. } => self.cause = Cause::Failed,
             Event::Diverged { .. } => self.cause = Cause::Diverged,

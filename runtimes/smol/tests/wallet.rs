@@ -53,6 +53,15 @@ fn money_is_moved_bonded_and_taken_back_and_all_of_it_is_still_there_after_a_kil
     let mine = json(&scratch, "wallet balance");
     assert_eq!(mine["spendable_units"], left);
     assert!(json(&scratch, "network")["height"].as_u64() >= network["height"].as_u64());
+    let entries = |words: &str| -> Vec<u64> {
+        let lines = scratch.run("node", words).stdout;
+        let entry = |line: &str| serde_json::from_str::<Value>(line).unwrap()["height"].as_u64().unwrap();
+        lines.lines().map(entry).collect()
+    };
+    let heights = entries("wallet history --json");
+    assert_eq!(heights.len(), 3);
+    assert!(heights.is_sorted_by(|newer, older| newer > older), "{heights:?}");
+    assert_eq!(entries(&format!("wallet history --json --before {}", heights[0])), heights[1..]);
     scratch.run("node", "wallet bond 1").failed(1, &["no node runs", "neuroshard run"]);
 }
 

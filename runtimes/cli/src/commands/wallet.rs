@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use neuroshard_core::ledger::{Account, StateProof};
-use neuroshard_host::agreed::{AccountInfo, Entry, Fate, NetworkInfo, account_info, from_hex};
+use neuroshard_host::agreed::{AccountInfo, Fate, NetworkInfo, account_info, from_hex};
 use neuroshard_host::api::{Client, ClientError};
 use neuroshard_host::directory::Paths;
+use neuroshard_host::history::{self, Entry, HISTORY_MAX};
 use neuroshard_host::home::Visit;
 use neuroshard_host::keys::Keys;
 use neuroshard_proto::chain::{Action, Author, Header, PublicKey, SignedTransaction, Transaction};
@@ -27,7 +28,9 @@ pub(crate) fn wallet(settings: &Settings, command: &WalletCommand) -> Result<(),
     let purse = Purse::open(settings)?;
     match command {
         WalletCommand::Balance { account } => purse.balance(account.as_ref().map(|name| name.0)),
-        WalletCommand::History { account } => purse.history(account.as_ref().map(|name| name.0)),
+        WalletCommand::History { account, before } => {
+            purse.history(account.as_ref().map(|name| name.0), before.unwrap_or(u64::MAX))
+        }
         WalletCommand::Transfer { to, amount, no_wait } => {
             purse.wish(Action::Transfer { to: to.0, amount: amount.0 }, *no_wait)
         }
@@ -104,9 +107,22 @@ impl Purse {
         Ok(())
     }
 
-    fn history(&self, owner: Option<OwnerId>) -> Result<(), Failure> {
-        let owner = owner.unwrap_or_else(|| self.keys.owner_id());
-        let entries: Vec<Entry> = self.client()?.get(&format!("/accounts/{owner}/history")).map_err(Failure::new)?;
+    /// An account's transactions below a height, from the node, or from what it left.
+    fn entries(&self, owner: &OwnerId, before: u64) -> Result<Vec<Entry>, Failure> {
+        if let Some(client) = &self.client {
+            return client.get(&format!("/accounts/{owner}/history/{before}")).map_err(Failure::new);
+        }
+        let visit = Visit::open(&self.settings.data_dir()?)?;
+        let mut blocks: Vec<_> = visit.core.decided_since(0).collect();
+        blocks.reverse();
+        let remembered = (*owner == self.keys.owner_id()).then_some(&visit.store);
+        history::history(blocks.into_iter().map(|decided| &**decided), remembered, owner, before).map_err(Failure::new)
+    }
+
+    fn history(&self, owner: Option<OwnerId>, before: u64) -> Result<(), Failure> {
+        let own = self.keys.owner_id();
+        let owner = owner.unwrap_or(own);
+        let entries = self.entries(&owner, before)?;
         for entry in &entries {
             let (signed, _) = entry.check().map_err(Failure::new)?;
             if self.is_json() {
@@ -116,8 +132,16 @@ impl Purse {
                 out!("{:>8}  {:>9}  {:.16}  {words}", count(entry.height), duration(entry.time_ms), entry.id);
             }
         }
-        if entries.is_empty() && !self.is_json() {
-            out!("none in the blocks that the node keeps");
+        if self.is_json() {
+            return Ok(());
+        }
+        match entries.last() {
+            None if owner == own => out!("none"),
+            None => out!("none in the blocks that the node keeps"),
+            Some(oldest) if entries.len() >= HISTORY_MAX => {
+                out!("older ones: neuroshard wallet history --before {}", oldest.height);
+            }
+            Some(_) => {}
         }
         Ok(())
     }

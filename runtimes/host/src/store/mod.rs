@@ -1,6 +1,6 @@
 //! What a node keeps: the journal of its core and the blobs its executor works on.
 //!
-//! LMDB holds the journal, an index of all blobs, and the blobs of up to [`INLINE_BYTES_MAX`]; larger ones are files named
+//! LMDB holds the journal, the history of the node's account, an index of all blobs, and the blobs of up to [`INLINE_BYTES_MAX`]; larger ones are files named
 //! by their hash. Every write is durable when its call returns: LMDB commits with plain syncs, and a file is complete and
 //! durable before the index names it. Whatever is read is checked against its hash first.
 //!
@@ -13,6 +13,7 @@
 mod error;
 mod files;
 mod integrity;
+mod remembered;
 mod scribe;
 mod transient;
 
@@ -32,6 +33,7 @@ use neuroshard_shaders::executor::Blobs;
 use self::error::database_error;
 pub use self::error::{Bytes as ByteCount, Damage, StoreError};
 use self::files::BlobFiles;
+pub use self::remembered::{Memory, REMEMBERED_MAX};
 pub use self::scribe::{Scribe, ScribeReport, StoreOrder};
 use self::transient::Transient;
 pub use self::transient::{Passing, TRANSIENT_BYTES_MAX};
@@ -53,6 +55,8 @@ const IN_FILE: u8 = 1;
 
 type Journal = Database<'static, U64<BigEndian>, Bytes>;
 type Index = Database<'static, Bytes, Bytes>;
+/// Journal, index of blobs, and the own account's history; a store of an earlier version has none until a node opens it.
+type Databases = (Journal, Index, Option<Index>);
 
 /// Who else may use the store at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,7 @@ pub struct Store {
     env: Env<WithoutTls>,
     journal: Journal,
     index: Index,
+    history: Option<Index>,
     files: BlobFiles,
     transient: Transient,
     /// Bytes of all blobs on disk.
@@ -110,9 +115,9 @@ impl Store {
         }
         drop(held_off);
         let env = open_environment(&path, opening, map)?;
-        let (journal, index) = open_databases(&env, opening, &path)?;
+        let (journal, index, history) = open_databases(&env, opening, &path)?;
         let (files, transient) = (BlobFiles::new(paths.blobs()), Transient::new(TRANSIENT_BYTES_MAX));
-        let store = Self { env, journal, index, files, transient, used: AtomicU64::new(0), budget, path };
+        let store = Self { env, journal, index, history, files, transient, used: AtomicU64::new(0), budget, path };
         store.used.store(store.count_bytes()?, Ordering::Relaxed);
         Ok(store)
     }
@@ -431,7 +436,7 @@ impl<'a> Entry<'a> {
 fn open_environment(path: &Path, opening: Opening, mut map: usize) -> Result<Env<WithoutTls>, StoreError> {
     loop {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(map).max_dbs(2);
+        options.map_size(map).max_dbs(3);
         // SAFETY: `READ_ONLY` is none of the flags that give up LMDB's guarantees.
         unsafe {
             if opening == Opening::ReadOnly {
@@ -449,22 +454,24 @@ fn open_environment(path: &Path, opening: Opening, mut map: usize) -> Result<Env
     }
 }
 
-fn open_databases(env: &Env<WithoutTls>, opening: Opening, path: &Path) -> Result<(Journal, Index), StoreError> {
+fn open_databases(env: &Env<WithoutTls>, opening: Opening, path: &Path) -> Result<Databases, StoreError> {
     let fail = |e| database_error(path, e, 0);
     let opened: Result<_, heed::Error> = match opening {
         Opening::Exclusive => env.create_databases_and_commit(env.write_txn().map_err(fail)?, |open, transaction| {
             let journal = open.create_database::<U64<BigEndian>, Bytes>(transaction, Some("journal"))?;
             let index = open.create_database::<Bytes, Bytes>(transaction, Some("blobs"))?;
-            Ok(CommitOrAbort::<_, ()>::Commit((Some(journal), Some(index))))
+            let history = open.create_database::<Bytes, Bytes>(transaction, Some("history"))?;
+            Ok(CommitOrAbort::<_, ()>::Commit((Some(journal), Some(index), Some(history))))
         }),
         Opening::ReadOnly => env.open_databases_and_commit(env.read_txn().map_err(fail)?, |open, transaction| {
             let journal = open.open_database::<U64<BigEndian>, Bytes>(transaction, Some("journal"))?;
             let index = open.open_database::<Bytes, Bytes>(transaction, Some("blobs"))?;
-            Ok(CommitOrAbort::<_, ()>::Commit((journal, index)))
+            let history = open.open_database::<Bytes, Bytes>(transaction, Some("history"))?;
+            Ok(CommitOrAbort::<_, ()>::Commit((journal, index, history)))
         }),
     };
     match opened.map_err(fail)? {
-        CommitOrAbort::Commit((Some(journal), Some(index))) => Ok((journal, index)),
+        CommitOrAbort::Commit((Some(journal), Some(index), history)) => Ok((journal, index, history)),
         _ => Err(StoreError::Empty { path: path.to_owned() }),
     }
 }

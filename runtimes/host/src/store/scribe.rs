@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use neuroshard_proto::{Hash, JournalSeq};
 
-use super::{Store, StoreError};
+use super::{Memory, Store, StoreError};
 
 /// Orders that wait at most; a core has a handful under way.
 const ORDERS_MAX: usize = 1024;
@@ -24,6 +24,8 @@ const RETRY_LONGEST: Duration = Duration::from_secs(15);
 pub enum StoreOrder {
     /// Append a record to the journal.
     Persist { seq: JournalSeq, record: Vec<u8> },
+    /// Remember what the own account did.
+    Remember { entries: Vec<Memory> },
     /// Remove a blob.
     Drop { hash: Hash },
     /// Remove the journal's records before this one.
@@ -110,10 +112,11 @@ impl<R: FnMut(ScribeReport)> Writing<R> {
 
     /// All records of a group become durable together; then what they made superfluous goes.
     fn write(&mut self, group: &[StoreOrder]) -> Result<(), StoreError> {
-        let (mut records, mut dropped, mut trimmed) = (Vec::new(), Vec::new(), None);
+        let (mut records, mut dropped, mut trimmed, mut memories) = (Vec::new(), Vec::new(), None, Vec::new());
         for order in group {
             match order {
                 StoreOrder::Persist { seq, record } => records.push((*seq, record.as_slice())),
+                StoreOrder::Remember { entries } => memories.extend_from_slice(entries),
                 StoreOrder::Drop { hash } => dropped.push(*hash),
                 StoreOrder::Trim { before } => trimmed = trimmed.max(Some(*before)),
             }
@@ -121,6 +124,9 @@ impl<R: FnMut(ScribeReport)> Writing<R> {
         if let Some((upto, _)) = records.last() {
             self.patiently(|store| store.append(records.iter().copied()))?;
             (self.report)(ScribeReport::Persisted { upto: *upto });
+        }
+        if !memories.is_empty() {
+            self.patiently(|store| store.remember(&memories))?;
         }
         if !dropped.is_empty() {
             self.patiently(|store| store.remove(&dropped).map(|_| ()))?;
