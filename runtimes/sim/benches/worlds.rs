@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p neuroshard-sim [-- NODES...]`; with `--features sim-signatures` for the speed of campaigns. Without numbers: 10 to
 //! 1,000 nodes. `--idle` lets nobody pay anybody, so that blocks are those that are due.
-//! A million: `cargo bench -p neuroshard-sim --features sim-signatures -- 1000000 --idle`; it wants 8 GiB.
+//! A million: `cargo bench -p neuroshard-sim --features sim-signatures -- 1000000 --idle`; it wants 6 GB.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

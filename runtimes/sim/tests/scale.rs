@@ -29,7 +29,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// What may be held for a node that listens, knows its neighbours and has a ledger of its own. ARCHITECTURE §6 wants 4 KiB for
 /// one that has nothing yet; the neighbours, the journal and what waits for a block come on top.
-const BYTES_A_LISTENER_MAX: usize = 7 << 10;
+const BYTES_A_LISTENER_MAX: usize = 5632;
 
 #[test]
 fn ten_thousand_nodes_that_listen_fit_in_the_bytes_they_are_given() {
