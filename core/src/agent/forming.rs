@@ -6,6 +6,7 @@
 //! so that few do at once; where two do, a node gives its word to one of them, the terms with the lower name have
 //! precedence, and the ledger takes whichever comes first, whole.
 
+mod candidates;
 mod consent;
 
 use alloc::boxed::Box;
@@ -19,6 +20,7 @@ use neuroshard_proto::{
 };
 use serde::Serialize;
 
+use self::candidates::candidates;
 use super::leaving::Leaving;
 use super::partition::{Crew, Skill, Task};
 use super::quorum::Assignment;
@@ -27,8 +29,6 @@ use crate::cx::{Cx, Local};
 use crate::io::{Event, TimerKind};
 use crate::ledger::{Ledger, Quorum};
 
-/// Nodes that are asked at a time: each question is a thing that one step causes.
-const ASKED_MAX: usize = 16;
 /// How long answers are waited for.
 const ASK_MS: u64 = 1500;
 /// How long signatures are waited for.
@@ -325,10 +325,10 @@ impl Forming {
     fn ask(&mut self, cx: &mut Cx<'_>, ledger: &Ledger, reason: Reason) {
         let question = self.draws.next_u64();
         // Who is ahead begins alone, and posts what it has.
-        let able = |node: &&NodeId| {
-            !self.reached.ahead && !self.silent.contains(*node) && skill_of(ledger, **node, 1, 0).is_some()
+        let asked = match self.reached.ahead {
+            true => Vec::new(),
+            false => candidates(cx, ledger, &mut self.draws, &self.silent),
         };
-        let asked: Vec<NodeId> = cx.liveness.peers().filter(able).take(ASKED_MAX).copied().collect();
         let asking = Asking { reason, question, since: cx.now, asked: asked.len(), skills: Vec::new() };
         self.state = State::Asking(Box::new(asking));
         asked.iter().for_each(|node| say(cx, *node, FormingWord::Ask { question }));

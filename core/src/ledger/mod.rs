@@ -440,6 +440,16 @@ impl Ledger {
         self.inner.state.nodes.tree.iter()
     }
 
+    /// How many nodes are registered.
+    pub fn nodes_count(&self) -> u64 {
+        self.inner.state.nodes.tree.len()
+    }
+
+    /// The registered node at this place of the order they are kept in; for drawing some of many.
+    pub fn node_at(&self, place: u64) -> Option<(&NodeId, &Node)> {
+        self.inner.state.nodes.tree.nth(place)
+    }
+
     /// A node's agreed uptime over the last 100 epochs; `None` if it is new or unknown (PROTOCOL §3).
     pub fn uptime(&self, node: &NodeId) -> Option<Ratio> {
         let known = self.node(node)?;

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use neuroshard_sim::{
-    Act, Byzantine, Count, Counts, Failure, Fault, Lie, Options, Recording, Report, Runs, Scenario, Side, Strategy,
-    What, World, campaign, run,
+    Act, Byzantine, Count, Counts, Failure, Fault, Lie, Machines, Options, Recording, Report, Runs, Scenario, Side,
+    Strategy, What, World, campaign, run,
 };
 
 /// A world in which one thing goes wrong.
@@ -59,6 +59,19 @@ fn nodes_find_each_other_and_train_together_through_everything_that_strikes_them
     }
     assert!(all.get(Count::Quorums) > 30 && all.get(Count::Fetched) > 1000, "{all:?}");
     assert!(all.get(Count::Trained) > 1000, "{}", all.get(Count::Trained));
+}
+
+#[test]
+fn nodes_whose_neighbours_cannot_help_find_others_in_the_ledger() {
+    // Each has room for one of eight stages and eight neighbours, who hold all the others in one case of a few hundred.
+    let options = Options { quorums: true, ..Options::calm(80, 60_000) };
+    let mut scenario = Scenario::draw(&options, 1).expect("a world");
+    let machines = Machines { layer_us: 5000, stages: 1, layers: 7, sequences: 8, sync_interval: 10, session_s: 3600 };
+    scenario.world.machines = Some(machines);
+    (scenario.world.start_ms, scenario.world.wish_ms) = (0, 0);
+    let counts = counts(&scenario);
+    assert!(counts.get(Count::Quorums) >= 8 && counts.get(Count::Trained) > 0, "{counts:?}");
+    assert!(counts.get(Count::SentToForm) < 3000, "{} words", counts.get(Count::SentToForm));
 }
 
 #[test]
