@@ -351,6 +351,8 @@ impl Core {
             | Message::StatePiece(_) => local.push_back(Local::Chain(Box::new(message))),
             Message::Quorum(said) => local.push_back(Local::Quorum(said.clone())),
             Message::Forming(said) => local.push_back(Local::Forming(said.clone())),
+            // For hosts that look for others.
+            Message::Beacon(_) => {}
         }
     }
 

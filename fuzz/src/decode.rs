@@ -11,8 +11,8 @@ use neuroshard_proto::chain::{
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Carried, Commitment, Envelope, Fault, FormingMessage, Genesis, Hash, Heartbeat, Job, Kind, LayerIndex, Manifest,
-    Message, ModelSpec, OwnerId, Params, Plan, QuorumId, QuorumMessage, Terms, Verified,
+    Beacon, Carried, Commitment, Envelope, Fault, FormingMessage, Genesis, Hash, Heartbeat, Job, Kind, LayerIndex,
+    Manifest, Message, ModelSpec, OwnerId, Params, Plan, QuorumId, QuorumMessage, Terms, Verified,
 };
 use neuroshard_replay::Header;
 
@@ -27,7 +27,7 @@ const BYTES_MAX: u64 = 8192;
 pub type Check = (&'static str, fn(&[u8]));
 
 /// Every type that is decoded from what others made. The first byte of an input chooses; the list only grows at its end.
-pub const TYPES: [Check; 43] = [
+pub const TYPES: [Check; 44] = [
     ("Envelope", check::<Envelope>),
     ("Heartbeat", check::<Heartbeat>),
     ("Genesis", check::<Genesis>),
@@ -71,6 +71,7 @@ pub const TYPES: [Check; 43] = [
     ("FormingMessage", check::<FormingMessage>),
     ("quorum's proof", check::<StateProof<QuorumId, Quorum>>),
     ("stage's proof", check::<StateProof<LayerIndex, Stage>>),
+    ("Beacon", check::<Beacon>),
 ];
 
 /// The target: a byte that chooses a type, and an encoding.

@@ -7,8 +7,8 @@ use neuroshard_core::schedule::schedule;
 use neuroshard_core::tokenizer::Merges;
 use neuroshard_core::{Command, Event, Input, JournalFact, Output, Record, SavedState};
 use neuroshard_proto::{
-    BatchId, BatchOutcome, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerRange, List, Message, Micro, RequestId,
-    Sample, Step, Time, Turned, VoidReason, codec,
+    BatchId, BatchOutcome, Beacon, Commitment, F32, Fault, Hash, Job, JournalSeq, LayerRange, List, Message, Micro,
+    RequestId, Sample, Step, Text, Time, Turned, VoidReason, codec,
 };
 use neuroshard_replay::{Detail, Header};
 use serde::Serialize;
@@ -144,6 +144,8 @@ fn decode() -> Vec<(&'static str, Vec<u8>)> {
         Record { seq: JournalSeq(1), fact: JournalFact::Saved { states: list(vec![saved]), copies: List::default() } };
     let header = Header::new(&world.core, Hash::default(), [codec::encode(&record)], Time::ZERO, Detail::Outputs);
     let norms = || list(vec![F32::ONE; 2]);
+    let address = Text::try_from("/ip4/192.168.1.7/tcp/4700".to_owned()).expect("short");
+    let beacon = Beacon { node: inner.node, addresses: list(vec![address]) };
     let samples = list(vec![Sample { shard: Hash::of_blob(b"training"), offset: 8 }; 2]);
     let (step, batch, token_weight) = (Step(3), BatchId(4), F32::ONE);
     let train = Job::Train { step, batch, fresh: true, sequence: 8, token_weight, samples };
@@ -161,6 +163,7 @@ fn decode() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("envelope", of("Envelope", &heartbeat)),
         ("heartbeat", of("Heartbeat", inner)),
+        ("beacon", of("Beacon", &beacon)),
         ("genesis", of("Genesis", &*config.genesis)),
         ("manifest", of("Manifest", &*config.manifest)),
         ("params", of("Params", &config.genesis.params)),

@@ -79,7 +79,7 @@ pub use job::{
     BatchOutcome, Commitment, Fault, HELD_MAX, Job, LayerBlobs, MICROBATCHES_MAX, Micro, Passed, Returned, STAGES_MAX,
     Schedule, Snapshot, TensorRef, Turned, VoidReason,
 };
-pub use message::{Carried, Heartbeat, Kind, Message};
+pub use message::{ADDRESS_BYTES_MAX, BEACON_ADDRESSES_MAX, Beacon, Carried, Heartbeat, Kind, Message};
 pub use model::{CONTEXT_MAX, LAYERS_MAX, LayerRange, ModelError, ModelSpec, Preset, TrainSpec, WIDTH_MAX};
 pub use mutant::mutant;
 pub use params::{Mode, MoneyParams, NodeParams, Params, Phase, PhaseRow, QuorumParams, Tier, ValidatorParams};

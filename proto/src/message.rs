@@ -7,6 +7,7 @@ use postcard_schema::Schema;
 use postcard_schema::schema::NamedType;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::{List, Text};
 use crate::chain::{
     Block, BlocksWanted, Certificate, Decided, Proposal, StatePiece, StateWanted, Steps, StepsWanted, Transaction, Vote,
 };
@@ -37,6 +38,23 @@ pub struct Heartbeat {
 
 impl Canonical for Heartbeat {
     const BYTES_MAX: u32 = 128;
+}
+
+/// Most addresses in a beacon, and most bytes of each.
+pub const BEACON_ADDRESSES_MAX: u32 = 4;
+pub const ADDRESS_BYTES_MAX: u32 = 128;
+
+/// "Here is a node of this network": for those on the same local network who look for one. A hint, never authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Beacon {
+    pub node: NodeId,
+    /// Multiaddresses under which the node is reached from there.
+    pub addresses: List<Text<ADDRESS_BYTES_MAX>, BEACON_ADDRESSES_MAX>,
+}
+
+impl Canonical for Beacon {
+    // A length before each of the addresses, and their number.
+    const BYTES_MAX: u32 = 32 + 1 + BEACON_ADDRESSES_MAX * (2 + ADDRESS_BYTES_MAX);
 }
 
 /// Whoever passes on what others signed, under its own name.
@@ -150,6 +168,8 @@ messages! {
     12 Quorum(Box<QuorumMessage>) by |message| message.node;
     /// Nodes become a quorum.
     13 Forming(Box<FormingMessage>) by |message| message.node;
+    /// A node calls for others on its local network.
+    14 Beacon(Box<Beacon>) by |beacon| beacon.node;
 }
 
 impl Kind {
@@ -174,7 +194,7 @@ impl Message {
         match self {
             Self::Heartbeat(_) | Self::Transaction(_) | Self::Vote(_) | Self::BlocksWanted(_) => Ok(()),
             Self::StepsWanted(_) | Self::Steps(_) | Self::StateWanted(_) | Self::StatePiece(_) => Ok(()),
-            Self::Quorum(_) | Self::Forming(_) => Ok(()),
+            Self::Quorum(_) | Self::Forming(_) | Self::Beacon(_) => Ok(()),
             Self::Proposal(proposal) => {
                 check_block(&proposal.block, network)?;
                 check_certificates(&proposal.entry, network)?;

@@ -27,7 +27,7 @@ use crate::envelope::Envelope;
 use crate::forming::FormingMessage;
 use crate::genesis::{Genesis, Manifest};
 use crate::job::{Commitment, Fault, Job};
-use crate::message::{Carried, Heartbeat, Kind};
+use crate::message::{Beacon, Carried, Heartbeat, Kind};
 use crate::params::Params;
 use crate::quorum::{Plan, QuorumMessage, Terms};
 
@@ -89,6 +89,7 @@ pub fn types() -> Vec<Named> {
         Named::of::<Terms>(),
         Named::of::<QuorumMessage>(),
         Named::of::<FormingMessage>(),
+        Named::of::<Beacon>(),
         Named::generic::<Carried<Certificate>>("CarriedCertificate"),
         Named::generic::<Carried<Decided>>("CarriedDecided"),
     ]

@@ -16,11 +16,11 @@ use neuroshard_proto::chain::{
 };
 use neuroshard_proto::codec::{self, Canonical};
 use neuroshard_proto::{
-    Allocation, Amount, BatchId, BatchOutcome, Commitment, DType, Decline, Envelope, F32, Fault, FormingMessage,
-    FormingWord, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex, LayerRange, Manifest,
-    Member, Message, Micro, Mode, NetworkId, NodeId, OwnerId, Params, Passed, Plan, Position, Preset, QuorumId,
-    QuorumMessage, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream, Terms, Tier, Time, Turned,
-    Verified, VoidReason, Word, merkle, tile,
+    Allocation, Amount, BatchId, BatchOutcome, Beacon, Commitment, DType, Decline, Envelope, F32, Fault,
+    FormingMessage, FormingWord, Founder, Genesis, Hash, Heartbeat, Job, JournalSeq, LayerBlobs, LayerIndex,
+    LayerRange, Manifest, Member, Message, Micro, Mode, NetworkId, NodeId, OwnerId, Params, Passed, Plan, Position,
+    Preset, QuorumId, QuorumMessage, RequestId, Returned, Sample, Shard, Signature, Snapshot, Step, Stream, Terms,
+    Text, Tier, Time, Turned, Verified, VoidReason, Word, merkle, tile,
 };
 use neuroshard_tests::golden;
 
@@ -68,6 +68,12 @@ fn heartbeat() -> Heartbeat {
     }
 }
 
+fn beacon() -> Beacon {
+    let addresses = ["/ip4/192.168.1.7/tcp/4700", "/ip4/10.0.0.7/tcp/4700"];
+    let addresses = addresses.map(|text| Text::try_from(text.to_owned()).unwrap()).to_vec();
+    Beacon { node: node(), addresses: addresses.try_into().unwrap() }
+}
+
 fn envelope() -> Envelope {
     let network = NetworkId(hash("network"));
     Envelope::seal(network, &Message::Heartbeat(heartbeat()), |digest| {
@@ -95,6 +101,7 @@ fn the_wire_keeps_its_bytes() {
     let entries = vec![
         ("heartbeat", bytes(&heartbeat())),
         ("envelope of a heartbeat", bytes(&envelope())),
+        ("beacon", bytes(&beacon())),
         ("manifest", bytes(&manifest())),
         ("genesis", bytes(&genesis())),
         ("genesis of weights brought along", bytes(&Genesis { first: Some(snapshot()), ..genesis() })),

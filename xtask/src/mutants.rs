@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::tree::root;
+use crate::tree::{Source, root};
 
 struct Mutant {
     /// As it stands in the source.
@@ -31,8 +31,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("tier bounds inclusive", PROTO, "--lib", "params::tests::tiers_are_half_open_intervals"),
     mutant("journal record skipped", CORE, "solo", "a_crash_goes_back_to_the_last_durable_snapshot"),
     mutant("released before durable", CORE, "solo", "nothing_that_depends_on_a_record_happens_before_it_is_durable"),
-    mutant("released before durable", SIM, "worlds", "worlds_with_everything_that_can_go_wrong_hold"),
-    mutant("vote not journaled", SIM, "worlds", "worlds_with_everything_that_can_go_wrong_hold"),
+    mutant("released before durable", SIM, "worlds", "a_hundred_worlds_with_everything_that_can_go_wrong_hold"),
+    mutant("vote not journaled", SIM, "worlds", "a_hundred_worlds_with_everything_that_can_go_wrong_hold"),
     mutant("solo left out of the hash", CORE, "solo", "every_part_of_the_state_is_in_the_hash"),
     mutant(
         "batch lost at a stop",
@@ -203,6 +203,19 @@ const MUTANTS: &[Mutant] = &[
         "store::tests::a_blob_that_is_in_memory_is_stored_all_the_same_and_dropped_from_both",
     ),
 ];
+
+/// Every mutant has its place in the source and its test: a test that was renamed notices nothing any more.
+pub(crate) fn check_places(sources: &[Source], problems: &mut Vec<String>) {
+    for Mutant { name, test, .. } in MUTANTS {
+        let function = format!("fn {}()", test.rsplit("::").next().unwrap_or_default());
+        for wanted in [format!("mutant(\"{name}\")"), function] {
+            let stands = |source: &Source| !source.path.starts_with("xtask/") && source.text.contains(&wanted);
+            if !sources.iter().any(stands) {
+                problems.push(format!("the mutant {name:?} needs `{wanted}`, which stands nowhere"));
+            }
+        }
+    }
+}
 
 /// Builds every mutant whose name or test contains `filter`, and wants its test to pass without and to fail with the mistake.
 pub(crate) fn run(filter: &str) -> Result<(), String> {

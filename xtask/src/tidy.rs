@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::mutants;
 use crate::tree::{Source, root, sources};
 
 /// Lines a module may have; a longer one says why in a line `// tidy: long because ...`.
@@ -22,9 +23,11 @@ const GLOBALS: [(&str, &str); 6] = [
 
 pub(crate) fn check() -> Result<(), String> {
     let mut problems = Vec::new();
-    for source in sources(&[".rs", ".wgsl"])? {
-        check_source(&source, &mut problems);
+    let code = sources(&[".rs", ".wgsl"])?;
+    for source in &code {
+        check_source(source, &mut problems);
     }
+    mutants::check_places(&code, &mut problems);
     for page in sources(&[".md"])? {
         check_links(&page, &mut problems);
     }

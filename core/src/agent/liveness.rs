@@ -1,7 +1,8 @@
 //! Who else is there (PROTOCOL §3).
 //!
 //! A peer is live from its first heartbeat until 120 s have passed without one; exactly 120 s is not offline. A heartbeat
-//! counts if its sender's clock is within that bound of ours and later than the sender's last one, so old ones cannot be played back. Who went is remembered until it is heard again: the ledger knows nothing of it.
+//! counts if its sender's clock is within that bound of ours and later than the sender's last one, so old ones cannot be played
+//! back. Who went is remembered until it is heard again: the ledger knows nothing of it.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 

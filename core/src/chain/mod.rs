@@ -176,7 +176,7 @@ impl Chain {
 
     pub(crate) fn on_message(&mut self, cx: &mut Cx<'_>, message: &Verified) {
         match message.message() {
-            Message::Heartbeat(_) | Message::Quorum(_) | Message::Forming(_) => {}
+            Message::Heartbeat(_) | Message::Quorum(_) | Message::Forming(_) | Message::Beacon(_) => {}
             Message::Transaction(transaction) => {
                 // Who has no vote makes no block: it keeps its own wishes alone, and lets the others' pass.
                 if self.ledger.seats().weight(&cx.config.node) > 0 {

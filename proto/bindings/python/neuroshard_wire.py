@@ -613,6 +613,15 @@ _NodeId = _Raw(32)
 
 
 @dataclass(frozen=True)
+class Beacon:
+    node: NodeId
+    addresses: Tuple[str, ...]
+
+
+_Beacon = _Struct(Beacon, _NodeId, _List(_Text(128), 4))
+
+
+@dataclass(frozen=True)
 class BlocksWanted:
     node: NodeId
     from_: int
@@ -2680,6 +2689,7 @@ _TYPES = {
     "NetworkId": (_NetworkId, None),
     "Envelope": (_Envelope, 1048576),
     "NodeId": (_NodeId, None),
+    "Beacon": (_Beacon, 553),
     "BlocksWanted": (_BlocksWanted, 64),
     "CandidatesPiece": (_CandidatesPiece, None),
     "Endorsement": (_Endorsement, None),
@@ -2804,4 +2814,5 @@ KINDS = {
     11: ("StatePiece", "StatePiece"),
     12: ("Quorum", "QuorumMessage"),
     13: ("Forming", "FormingMessage"),
+    14: ("Beacon", "Beacon"),
 }

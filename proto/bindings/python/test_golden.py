@@ -11,6 +11,7 @@ GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "tests" / "golden"
 TYPES = {
     "wire.txt": {
         "heartbeat": "Heartbeat",
+        "beacon": "Beacon",
         "envelope": "Envelope",
         "manifest": "Manifest",
         "genesis": "Genesis",

@@ -126,6 +126,9 @@ pub(crate) struct NetFlags {
     /// An address under which others reach this node; may be repeated [default: those it listens on]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) announce: Vec<Address>,
+    /// Neither call nor listen on the local network for nodes of this network
+    #[arg(long)]
+    pub(crate) no_lan: bool,
 }
 
 impl NetFlags {
@@ -134,6 +137,7 @@ impl NetFlags {
             listen: said(&self.listen),
             connect: said(&self.connect),
             announce: said(&self.announce),
+            lan: self.no_lan.then_some(false),
             ..settings
         }
     }
@@ -148,7 +152,7 @@ fn said<T: Clone>(values: &[T]) -> Option<Vec<T>> {
 pub(crate) enum Command {
     /// Train: found a network in a new data directory, or go on with the one that is there
     Run(RunFlags),
-    /// Join a running network by an invite or a node's address, then take part in it
+    /// Join a running network by an invite, by a node's address, or the one on the local network; then take part in it
     Join(JoinFlags),
     /// Print an invite to this network, for `neuroshard join`
     Invite {
@@ -219,8 +223,8 @@ pub(crate) enum Command {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JoinFlags {
-    /// An invite code, or the address of a node, like 203.0.113.7:4700
-    pub(crate) door: Door,
+    /// An invite code, or the address of a node, like 203.0.113.7:4700 [default: look around on the local network]
+    pub(crate) door: Option<Door>,
     #[command(flatten)]
     pub(crate) run: RunFlags,
 }

@@ -36,6 +36,7 @@ use neuroshard_host::runtime::Runtime;
 use crate::args::{Cli, Command, DataCommand, JoinFlags, KeysCommand};
 use crate::failure::Failure;
 use crate::log::Log;
+use crate::run::Way;
 use crate::say::aside;
 use crate::settings::Settings;
 
@@ -86,8 +87,11 @@ fn dispatch(runtime: &impl Runtime, cli: &Cli) -> Result<(), Failure> {
     let settings = Settings::gather(flags.or(cli.common.settings()), cli.common.config.as_deref())?;
     let log = Log::start(settings.log.as_deref())?;
     match &cli.command {
-        None | Some(Command::Run(_)) => run::run(runtime, &settings, None, &log),
-        Some(Command::Join(flags)) => run::run(runtime, &settings, Some(&flags.door), &log),
+        None | Some(Command::Run(_)) => run::run(runtime, &settings, &Way::Own, &log),
+        Some(Command::Join(flags)) => {
+            let way = flags.door.clone().map_or(Way::Near, Way::Door);
+            run::run(runtime, &settings, &way, &log)
+        }
         Some(Command::Invite { days }) => commands::invite::invite(&settings, *days),
         Some(Command::Status) => commands::status::status(&settings),
         Some(Command::Leave) => commands::leave::leave(&settings),

@@ -12,6 +12,7 @@ use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Home;
 use neuroshard_host::keys::entropy;
 use neuroshard_host::net::join::{Target, join as enter};
+use neuroshard_host::net::lan::{self, Found};
 use neuroshard_host::net::{Facts, Net, Wishes};
 use neuroshard_host::network::{Expected, Founding, Network, Source};
 use neuroshard_host::node::{Cause, Ended, Handle, Node, NodeError, Report, Setup};
@@ -35,8 +36,18 @@ use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::values::{Address, Door};
 
-/// Runs a node; with a door, one that joins a network first.
-pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Door>, log: &Log) -> Result<(), Failure> {
+/// How a node comes to its network, where its data directory has none yet.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// It founds one.
+    Own,
+    Door(Door),
+    /// It looks for one on the local network.
+    Near,
+}
+
+/// Runs a node, one that founds or joins a network first if it has none.
+pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, way: &Way, log: &Log) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| Failure::new(format!("signals cannot be heard: {error}")))?;
     if settings.until_stdin_closes.unwrap_or(false) {
         signals.stop_when_stdin_closes().map_err(|error| Failure::new(format!("no thread can be had: {error}")))?;
@@ -52,6 +63,12 @@ pub(crate) fn run(runtime: &impl Runtime, settings: &Settings, door: Option<&Doo
         adapter_reason: chosen.reason.clone(),
     };
     show(&mut *display, &News::Opened(&opened))?;
+    let door = match (way, &network) {
+        (Way::Door(door), _) => Some(door.clone()),
+        (Way::Near, None) => Some(near(runtime)?),
+        (Way::Near, Some(_)) | (Way::Own, _) => None,
+    };
+    let door = door.as_ref();
     let network = match (network, door) {
         (Some(network), door) => {
             network.check(home.paths(), &expected(settings)).map_err(Failure::new)?;
@@ -154,11 +171,13 @@ fn neighbours(
         listen: all(&settings.listen),
         connect: all(&settings.connect),
         announce: all(&settings.announce),
+        lan: settings.lan.unwrap_or(true),
         peers_file: Some(home.paths().peers()),
     };
     match door {
         Some(Door::Invite(invite)) => wishes.connect.extend(invite.addresses.iter().cloned()),
         Some(Door::Address(address)) => wishes.connect.push(address.0.clone()),
+        Some(Door::Near { addresses, .. }) => wishes.connect.extend(addresses.iter().cloned()),
         None => {}
     }
     if wishes.listen.is_empty() && wishes.connect.is_empty() && !home.paths().peers().exists() {
@@ -181,11 +200,42 @@ fn neighbours(
     Ok((Some(net), link))
 }
 
+/// The network on the local network, if there is one and not several.
+fn near(runtime: &impl Runtime) -> Result<Door, Failure> {
+    let (group, port) = (lan::GROUP, lan::PORT);
+    aside!("Listening for a network on the local network (multicast {group}, UDP port {port}).");
+    let cannot = |error| {
+        Failure::new(format!("nothing can be heard on UDP port {port}: {error}. Name a node: neuroshard join ADDRESS."))
+    };
+    let mut found = runtime.block_on(lan::look()).map_err(cannot)?;
+    let Some(last) = found.pop() else {
+        return Err(Failure::new(format!(
+            "no network was heard on the local network in {} s. Nodes call there if they run with --listen and without \
+             --no-lan; a firewall may keep UDP port {port} out, and some wireless networks drop multicast. With a node's \
+             address or an invite it goes without: neuroshard join ADDRESS.",
+            lan::LOOKING_MOST.as_secs()
+        )));
+    };
+    if found.is_empty() {
+        let (nodes, network) = (last.nodes.len(), last.network);
+        aside!("Heard network {network:.16}: {nodes} {}.", if nodes == 1 { "node" } else { "nodes" });
+        return Ok(Door::Near { network, addresses: last.nodes.into_values().flatten().collect() });
+    }
+    let mut text = "several networks are near. Say which one:".to_owned();
+    for Found { network, nodes } in found.into_iter().chain([last]) {
+        let count = nodes.len();
+        let address = nodes.into_values().flatten().next().map(|one| one.to_string()).unwrap_or_default();
+        text += &format!("\n  neuroshard join {address}    network {network:.16}, {count} heard");
+    }
+    Err(Failure::new(text))
+}
+
 /// Becomes a node of the network behind a door.
 fn join(runtime: &impl Runtime, home: &Home, door: &Door, display: &mut dyn Display) -> Result<Network, Failure> {
     let target = match door {
         Door::Invite(invite) => Target { network: Some(invite.network), addresses: invite.addresses.clone() },
         Door::Address(address) => Target { network: None, addresses: vec![address.0.clone()] },
+        Door::Near { network, addresses } => Target { network: Some(*network), addresses: addresses.clone() },
     };
     let mut unseen = None;
     let mut progress = |done, of| unseen = display.show(&News::Fetching { done, of }, None).err();

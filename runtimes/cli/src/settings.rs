@@ -60,6 +60,8 @@ pub struct Settings {
     /// Addresses under which others reach this node, in place of those it listens on.
     #[serde(default, deserialize_with = "one_or_more")]
     pub announce: Option<Vec<Address>>,
+    /// Whether to call and listen on the local network.
+    pub lan: Option<bool>,
     /// The other founders of a new network.
     #[serde(default, deserialize_with = "one_or_more")]
     pub founder: Option<Vec<FounderCode>>,
@@ -233,6 +235,7 @@ impl Settings {
             listen: read_all(&variable, "LISTEN")?,
             connect: read_all(&variable, "CONNECT")?,
             announce: read_all(&variable, "ANNOUNCE")?,
+            lan: read(&variable, "LAN")?,
             founder: read_all(&variable, "FOUNDER")?,
             ..Self::default()
         })
@@ -263,6 +266,7 @@ impl Settings {
             listen: self.listen.or(other.listen),
             connect: self.connect.or(other.connect),
             announce: self.announce.or(other.announce),
+            lan: self.lan.or(other.lan),
             founder: self.founder.or(other.founder),
             // Tables stand in files only, and there is one file.
             model: if self.model.is_nothing() { other.model } else { self.model },

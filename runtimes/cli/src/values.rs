@@ -6,7 +6,7 @@ use std::str::FromStr;
 use neuroshard_host::codes::{self, Invite};
 use neuroshard_host::net::{Multiaddr, address};
 use neuroshard_host::why::DIGITS_MIN;
-use neuroshard_proto::{Amount, Founder, Hash, Mode, OwnerId, Preset};
+use neuroshard_proto::{Amount, Founder, Hash, Mode, NetworkId, OwnerId, Preset};
 use neuroshard_sim::{Fault, Strategy};
 use serde::{Deserialize, Deserializer};
 
@@ -319,6 +319,11 @@ impl FromStr for FounderCode {
 pub enum Door {
     Invite(Invite),
     Address(Address),
+    /// One that was heard on the local network.
+    Near {
+        network: NetworkId,
+        addresses: Vec<Multiaddr>,
+    },
 }
 
 impl FromStr for Door {

@@ -83,6 +83,7 @@ fn write_message(f: &mut fmt::Formatter<'_>, message: &Message) -> fmt::Result {
             }
         }
         Message::Forming(said) => write_forming(f, said),
+        Message::Beacon(beacon) => write!(f, " {:.8} at {:?}", beacon.node, beacon.addresses),
         Message::Quorum(said) => write!(f, " {:.8} in term {}: {:?}", said.node, said.term, said.word),
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
-use libp2p::{PeerId, Stream, StreamProtocol};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use neuroshard_core::FetchFault;
 use neuroshard_proto::codec::CONTROL_BYTES_MAX;
 use neuroshard_proto::{Hash, NetworkId, NodeId, Reject, RequestId, Verified};
@@ -49,6 +49,8 @@ pub enum Heard {
 pub(super) enum Note {
     /// A peer misbehaves.
     Misconduct { peer: PeerId, what: Misconduct },
+    /// A node of this network is on the local network.
+    Near { peer: PeerId, addresses: Vec<Multiaddr> },
     /// A task wants a stream to a peer.
     Open { peer: PeerId, protocol: StreamProtocol, answer: async_channel::Sender<Result<Stream, NoStream>> },
 }

@@ -273,6 +273,12 @@ impl<R: Runtime> Hub<R> {
     fn on_note(&mut self, note: Note) {
         match note {
             Note::Misconduct { peer, what } => self.on_misconduct(peer, what),
+            Note::Near { peer, addresses } => {
+                if self.state.peers.len() < PEERS_WANTED && !self.state.peers.contains_key(&peer) {
+                    let dial = DialOpts::peer_id(peer).addresses(addresses);
+                    let _ = self.swarm.dial(dial.condition(PeerCondition::DisconnectedAndNotDialing).build());
+                }
+            }
             Note::Open { peer, protocol, answer } => {
                 let streams = &mut self.swarm.behaviour_mut().streams;
                 self.state.opening.ask(streams, peer, protocol, answer);

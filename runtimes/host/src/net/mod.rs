@@ -12,6 +12,7 @@
 //! | [`outline`], `library`, `fetch` | blobs by their hash: checked, given, and got from several holders |
 //! | `passing` | blobs from member to member of a quorum, from memory to memory |
 //! | [`join`] | becoming a node of a network that exists |
+//! | [`lan`] | finding one on the local network |
 //! | [`board`] | events, status and numbers |
 //!
 //! The node's loop hands over what its core wants said and reads [`Heard`]. Both ways are bounded channels: what does not fit
@@ -25,6 +26,7 @@ mod control;
 mod fetch;
 mod hub;
 pub mod join;
+pub mod lan;
 mod library;
 mod mux;
 pub mod names;
@@ -109,6 +111,8 @@ pub struct Wishes {
     pub connect: Vec<Multiaddr>,
     /// Under which addresses others reach this node; nowhere means those on which it listens.
     pub announce: Vec<Multiaddr>,
+    /// Call on the local network, and listen to others there.
+    pub lan: bool,
     /// Where the addresses of peers are kept.
     pub peers_file: Option<PathBuf>,
 }
@@ -229,6 +233,11 @@ impl Net {
             passing_bytes_max: facts.passing_bytes_max,
             state_bytes_max: facts.state_bytes_max,
         });
+        if wishes.lan {
+            let (sign, announce) = (Box::new(keys.signer()), wishes.announce.clone());
+            let (node, board, notes) = (keys.node_id(), board.clone(), notes.0.clone());
+            runtime.spawn(lan::Caller { node, sign, network, board, announce, notes }.run());
+        }
         let (board_here, runtime, state) = (board.clone(), runtime.clone(), State::new());
         let hub = Hub { runtime, swarm, orders, notes, ear, library, passing, board: board_here, bootstrap, state };
         let (end, ended) = async_channel::bounded(1);

@@ -1,6 +1,7 @@
 //! What a node keeps: the journal of its core and the blobs its executor works on.
 //!
-//! LMDB holds the journal, the history of the node's account, an index of all blobs, and the blobs of up to [`INLINE_BYTES_MAX`]; larger ones are files named
+//! LMDB holds the journal, the history of the node's account, an index of all blobs, and the blobs of up to
+//! [`INLINE_BYTES_MAX`]; larger ones are files named
 //! by their hash. Every write is durable when its call returns: LMDB commits with plain syncs, and a file is complete and
 //! durable before the index names it. Whatever is read is checked against its hash first.
 //!

@@ -229,6 +229,22 @@ fn nodes_find_those_they_were_not_told_of() {
 }
 
 #[test]
+fn nodes_of_a_network_find_each_other_on_the_local_network() {
+    let runtime = Pool::new();
+    let node = |network| {
+        let keys = (Keys::generate().unwrap(), BTreeSet::new());
+        Node::with_wishes(&runtime, network, Vec::new(), Wishes { lan: true, ..Wishes::default() }, keys)
+    };
+    let (ours, theirs) = (NetworkId(Hash::of_blob(b"ours")), NetworkId(Hash::of_blob(b"theirs")));
+    let (first, other, second) = (node(ours), node(theirs), node(ours));
+    for (one, another) in [(&first, &second), (&second, &first)] {
+        let event = one.event(|event| matches!(event, NetEvent::Connected { .. }));
+        assert!(matches!(event, NetEvent::Connected { node, .. } if node == another.keys.node_id()), "{event:?}");
+    }
+    assert!(other.net.board.status().peers.is_empty());
+}
+
+#[test]
 fn a_node_that_leaves_says_so_and_one_of_another_network_is_told_why_it_is_of_no_use() {
     let runtime = Pool::new();
     let first = Node::start(&runtime, network(), &[]);
