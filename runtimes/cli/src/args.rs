@@ -129,6 +129,9 @@ pub(crate) struct NetFlags {
     /// Neither call nor listen on the local network for nodes of this network
     #[arg(long)]
     pub(crate) no_lan: bool,
+    /// Do not pass on what others send to nodes that nobody can dial
+    #[arg(long)]
+    pub(crate) no_relay: bool,
 }
 
 impl NetFlags {
@@ -138,6 +141,7 @@ impl NetFlags {
             connect: said(&self.connect),
             announce: said(&self.announce),
             lan: self.no_lan.then_some(false),
+            relay: self.no_relay.then_some(false),
             ..settings
         }
     }

@@ -172,6 +172,7 @@ fn neighbours(
         connect: all(&settings.connect),
         announce: all(&settings.announce),
         lan: settings.lan.unwrap_or(true),
+        relay: settings.relay.unwrap_or(true),
         peers_file: Some(home.paths().peers()),
     };
     match door {

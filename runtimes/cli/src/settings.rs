@@ -62,6 +62,8 @@ pub struct Settings {
     pub announce: Option<Vec<Address>>,
     /// Whether to call and listen on the local network.
     pub lan: Option<bool>,
+    /// Whether to be a relay to nodes that nobody can dial.
+    pub relay: Option<bool>,
     /// The other founders of a new network.
     #[serde(default, deserialize_with = "one_or_more")]
     pub founder: Option<Vec<FounderCode>>,
@@ -236,6 +238,7 @@ impl Settings {
             connect: read_all(&variable, "CONNECT")?,
             announce: read_all(&variable, "ANNOUNCE")?,
             lan: read(&variable, "LAN")?,
+            relay: read(&variable, "RELAY")?,
             founder: read_all(&variable, "FOUNDER")?,
             ..Self::default()
         })
@@ -267,6 +270,7 @@ impl Settings {
             connect: self.connect.or(other.connect),
             announce: self.announce.or(other.announce),
             lan: self.lan.or(other.lan),
+            relay: self.relay.or(other.relay),
             founder: self.founder.or(other.founder),
             // Tables stand in files only, and there is one file.
             model: if self.model.is_nothing() { other.model } else { self.model },

@@ -26,7 +26,7 @@ pub(crate) fn invite(settings: &Settings, days: u16) -> Result<(), Failure> {
     let wrong = || Failure::new("the node's answer is not one of this version's API");
     let network = Hash::from_hex(&status.network).map(NetworkId).ok_or_else(wrong)?;
     let mut own: Vec<Multiaddr> = net.listening.iter().filter_map(|text| text.parse().ok()).collect();
-    own.sort_by_key(address::distance);
+    own.sort_by_key(|one| (address::distance(one), address::is_relayed(one)));
     let near = own.iter().all(|one| address::distance(one) > address::Distance::Anywhere);
     // Whoever has this node's peers finds the network too, while this node is down.
     let peers = net.peers.iter().filter(|peer| !peer.inbound).filter_map(|peer| peer.address.parse().ok());
@@ -34,8 +34,8 @@ pub(crate) fn invite(settings: &Settings, days: u16) -> Result<(), Failure> {
     addresses.truncate(ADDRESSES_MAX as usize);
     if addresses.is_empty() {
         return Err(Failure::new(
-            "this node does not listen, so nobody can reach it. Start it with --listen 0.0.0.0:4700, and open that port in \
-             your router if there is one.",
+            "this node does not listen and no peer is a relay for it, so nobody can reach it. Start it with --listen \
+             0.0.0.0:4700, and open that port in your router if there is one.",
         ));
     }
     let lifetime = u64::try_from(DAY.as_millis()).unwrap_or(u64::MAX).saturating_mul(days.into());

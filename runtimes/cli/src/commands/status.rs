@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use neuroshard_host::api::running_status;
 use neuroshard_host::directory::Paths;
 use neuroshard_host::home::Visit;
-use neuroshard_host::net::NetStatus;
+use neuroshard_host::net::{NetStatus, ReachStatus};
 use neuroshard_host::status::{Loss, QuorumStatus, Status};
 use neuroshard_host::store::ByteCount;
 use neuroshard_proto::Amount;
@@ -43,12 +43,38 @@ fn quorum_words(quorum: &QuorumStatus, running: bool) -> String {
     format!("{name:.16}, stages {stages} of {all_stages}, {members} members{state}")
 }
 
+/// How others come to the node.
+pub(super) fn reach_words(net: &NetStatus) -> String {
+    let ReachStatus { only_dials, direct, relays, is_relay: _, guests, circuits, peers_through_relays } = &net.reach;
+    let own: Vec<&str> =
+        net.listening.iter().map(String::as_str).filter(|address| !address.contains("p2p-circuit")).collect();
+    let mut words = match (only_dials, direct) {
+        (true, _) => "it only dials".to_owned(),
+        (false, tried) => {
+            let found = match tried {
+                None => "",
+                Some(true) => ", where others reach it",
+                Some(false) => ", where others tried to reach it in vain",
+            };
+            format!("it listens at {}{found}", own.join(", "))
+        }
+    };
+    let names = |nodes: &[String]| nodes.iter().map(|node| format!("{node:.16}")).collect::<Vec<_>>().join(", ");
+    if !relays.is_empty() {
+        words += &format!("; others come through {}", names(relays));
+    }
+    if *peers_through_relays > 0 {
+        words += &format!("; {peers_through_relays} reached through relays");
+    }
+    if *guests > 0 {
+        words += &format!("; a relay for {guests}, {circuits} connected through it");
+    }
+    words
+}
+
 /// How the node stands to others.
 fn peers(net: &NetStatus) -> String {
-    let reach = match &net.listening[..] {
-        [] => "it only dials".to_owned(),
-        addresses => format!("it listens at {}", addresses.join(", ")),
-    };
+    let reach = reach_words(net);
     let out = if net.excluded > 0 { format!(", {} kept out", net.excluded) } else { String::new() };
     let (heard, said) = (ByteCount(net.bytes_in), ByteCount(net.bytes_out));
     format!("{}{out}; {reach}; {heard} heard, {said} said", net.peers.len())

@@ -142,6 +142,10 @@ enum Line<'a> {
         address: &'a str,
         peers: u64,
     },
+    Direct {
+        node: String,
+        address: &'a str,
+    },
     Left {
         node: String,
         peers: u64,
@@ -266,6 +270,7 @@ fn net_line(event: &NetEvent) -> Line<'_> {
         NetEvent::Connected { node, address, peers } => {
             Line::Connected { node: node.to_string(), address, peers: *peers }
         }
+        NetEvent::Direct { node, address } => Line::Direct { node: node.to_string(), address },
         NetEvent::Left { node, peers } => Line::Left { node: node.to_string(), peers: *peers },
         NetEvent::CutOff { node, why, out_s } => {
             Line::CutOff { node: node.to_string(), why: why.to_string(), out_s: *out_s }

@@ -175,6 +175,7 @@ fn net_name(event: &NetEvent) -> &'static str {
     match event {
         NetEvent::Listening { .. } => "listening",
         NetEvent::Connected { .. } => "connected",
+        NetEvent::Direct { .. } => "direct",
         NetEvent::Left { .. } => "left",
         NetEvent::CutOff { .. } => "cut off",
         NetEvent::Unreachable { .. } => "NO ANSWER",

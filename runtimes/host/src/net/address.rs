@@ -35,7 +35,11 @@ impl std::error::Error for NoAddress {}
 pub fn parse(text: &str) -> Result<Multiaddr, NoAddress> {
     let wrong = || NoAddress(text.chars().take(100).collect());
     if text.starts_with('/') {
-        return text.parse().ok().filter(tcp::is_dialable).ok_or_else(wrong);
+        let whole = |address: &Multiaddr| {
+            let named = matches!(address.iter().last(), Some(Protocol::P2p(_)));
+            is_dialable(address) && (named || !is_relayed(address))
+        };
+        return text.parse().ok().filter(whole).ok_or_else(wrong);
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(tcp::multiaddr(address));
@@ -49,6 +53,23 @@ pub fn parse(text: &str) -> Result<Multiaddr, NoAddress> {
         return Err(wrong());
     }
     Ok(Multiaddr::empty().with(Protocol::Dns(name.into())).with(Protocol::Tcp(port)))
+}
+
+/// Whether an address leads through a relay.
+pub fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// Whether a node can be dialled at an address, directly or through a relay.
+pub fn is_dialable(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let relay: Multiaddr = parts.by_ref().take_while(|part| *part != Protocol::P2pCircuit).collect();
+    if !is_relayed(address) {
+        return tcp::is_dialable(address);
+    }
+    let named = matches!(relay.iter().last(), Some(Protocol::P2p(_)));
+    let behind = matches!((parts.next(), parts.next()), (None | Some(Protocol::P2p(_)), None));
+    named && behind && tcp::is_dialable(&relay)
 }
 
 /// From how far away an address can be reached.
@@ -96,6 +117,29 @@ mod tests {
             ["", "4700", "203.0.113:4700", "node.example.org", ":4700", "a b:1", "host:70000", "/ip4/1.2.3.4/udp/1"]
         {
             assert!(parse(text).unwrap_err().to_string().contains("write it like"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_lead_through_a_relay() {
+        let (relay, node) = (
+            "12D3KooWEGuKT5LDzRD2sKQDMdFES3bhkBKzZuuqD3dSdk2LZaiY",
+            "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA",
+        );
+        let whole = format!("/ip4/203.0.113.7/tcp/1/p2p/{relay}/p2p-circuit/p2p/{node}");
+        assert_eq!(parse(&whole).unwrap().to_string(), whole);
+        assert!(is_relayed(&whole.parse().unwrap()) && !is_relayed(&"/ip4/203.0.113.7/tcp/1".parse().unwrap()));
+        // Where a peer says that it can be reached, its own name may be missing.
+        let listening: Multiaddr = format!("/ip4/203.0.113.7/tcp/1/p2p/{relay}/p2p-circuit").parse().unwrap();
+        assert!(is_dialable(&listening) && parse(&listening.to_string()).is_err());
+        for text in [
+            format!("/ip4/203.0.113.7/tcp/1/p2p-circuit/p2p/{node}"),
+            format!("/ip4/203.0.113.7/udp/1/p2p/{relay}/p2p-circuit/p2p/{node}"),
+            format!("/p2p/{relay}/p2p-circuit/p2p/{node}"),
+            format!("{whole}/p2p-circuit/p2p/{node}"),
+            format!("/ip4/203.0.113.7/tcp/1/p2p/{relay}/p2p-circuit/ip4/127.0.0.1/tcp/1/p2p/{node}"),
+        ] {
+            assert!(!is_dialable(&text.parse().unwrap()) && parse(&text).is_err(), "{text}");
         }
     }
 

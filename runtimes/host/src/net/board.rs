@@ -22,6 +22,8 @@ pub enum NetEvent {
     Listening { address: String },
     /// There is a connection to a peer now.
     Connected { node: NodeId, address: String, peers: u64 },
+    /// There is a direct connection to a peer now, to which the only way was through a relay.
+    Direct { node: NodeId, address: String },
     /// The last connection to a peer ended by itself.
     Left { node: NodeId, peers: u64 },
     /// A peer was sent away, and for how long it must stay out.
@@ -46,11 +48,30 @@ pub struct PeerStatus {
     pub connected_ms: u64,
 }
 
+/// How others come to this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachStatus {
+    /// It does not listen.
+    pub only_dials: bool,
+    /// Whether others could dial it when they tried, from as far away as anybody did.
+    pub direct: Option<bool>,
+    /// Nodes through which others come.
+    pub relays: Vec<String>,
+    /// Whether others may come to their peers through this node.
+    pub is_relay: bool,
+    /// Nodes that have a place here, and connections that go through here.
+    pub guests: u64,
+    pub circuits: u64,
+    /// Peers to which there is no direct connection.
+    pub peers_through_relays: u64,
+}
+
 /// The network at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetStatus {
     /// Addresses at which others reach this node; none if it only dials.
     pub listening: Vec<String>,
+    pub reach: ReachStatus,
     pub peers: Vec<PeerStatus>,
     /// Peers that must stay out.
     pub excluded: u64,
@@ -118,6 +139,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Told {
     listening: Vec<String>,
+    reach: ReachStatus,
     peers: Vec<PeerStatus>,
     excluded: u64,
     cut_off: BTreeMap<&'static str, u64>,
@@ -132,6 +154,7 @@ impl Board {
         let told = self.told();
         NetStatus {
             listening: told.listening.clone(),
+            reach: told.reach.clone(),
             peers: told.peers.clone(),
             excluded: told.excluded,
             bytes_in: load(bytes_in),
@@ -169,18 +192,25 @@ impl Board {
         *self.told().cut_off.entry(why.name()).or_default() += 1;
     }
 
-    pub(super) fn set(&self, listening: Vec<String>, peers: Vec<PeerStatus>, excluded: u64) {
+    pub(super) fn set(&self, listening: Vec<String>, reach: ReachStatus, peers: Vec<PeerStatus>, excluded: u64) {
         let mut told = self.told();
-        (told.listening, told.peers, told.excluded) = (listening, peers, excluded);
+        (told.listening, told.reach, told.peers, told.excluded) = (listening, reach, peers, excluded);
     }
 }
 
 impl Collector for Board {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let NetStatus { peers, excluded, bytes_in, bytes_out, messages_in, messages_out, dropped, cut_off, .. } =
-            self.status();
-        let gauges =
-            [("net_peers", "Connected peers", peers.len() as u64), ("net_excluded", "Peers kept out", excluded)];
+        let NetStatus {
+            peers, reach, excluded, bytes_in, bytes_out, messages_in, messages_out, dropped, cut_off, ..
+        } = self.status();
+        let gauges = [
+            ("net_peers", "Connected peers", peers.len() as u64),
+            ("net_excluded", "Peers kept out", excluded),
+            ("net_relayed_peers", "Peers to which there is no direct connection", reach.peers_through_relays),
+            ("net_relays", "Relays through which others come to this node", reach.relays.len() as u64),
+            ("net_relay_guests", "Nodes to which others come through this one", reach.guests),
+            ("net_relay_circuits", "Connections of others that go through this node", reach.circuits),
+        ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
@@ -207,6 +237,7 @@ impl fmt::Display for NetEvent {
         match self {
             Self::Listening { address } => write!(f, "at {address}"),
             Self::Connected { node, address, peers } => write!(f, "to {node:.16} at {address}; peers: {peers}"),
+            Self::Direct { node, address } => write!(f, "to {node:.16} directly at {address}, no more through a relay"),
             Self::Left { node, peers } => write!(f, "{node:.16} is gone; peers: {peers}"),
             Self::CutOff { node, why, out_s: 0 } => write!(f, "{node:.16}: {why}"),
             Self::CutOff { node, why, out_s } => write!(f, "{node:.16}: {why}. It stays out for {out_s} s"),

@@ -13,7 +13,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId, noise};
 
-use super::tcp;
+use super::{address, tcp};
 use crate::files::{self, Access};
 
 /// Waits between two dials of an address.
@@ -85,7 +85,7 @@ impl Bootstrap {
         for (address, named_by_operator) in all {
             let (address, peer) = split(address);
             let known = this.entries.iter().any(|entry| entry.address == address);
-            if known || peer == Some(me) || !tcp::is_dialable(&address) {
+            if known || peer == Some(me) || !address::is_dialable(&address) {
                 continue;
             }
             if let Some(peer) = peer {

@@ -1,5 +1,8 @@
 //! The task that owns the swarm: it connects, cuts off, gossips, and gives streams to the tasks that read and write them.
 
+mod gossip;
+mod ways;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -11,13 +14,15 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use futures_lite::{FutureExt as _, future};
 use libp2p::core::ConnectedPoint;
-use libp2p::gossipsub::{self, MessageAcceptance, MessageId, PublishError};
+use libp2p::gossipsub::{self, PublishError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
-use neuroshard_proto::{NodeId, Reject};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, ping, relay};
+use neuroshard_proto::NodeId;
 
+use self::gossip::Verdict;
 use super::Order;
+use super::address;
 use super::behaviour::{BLOBS, Behaviour, BehaviourEvent, CONTROL, PASSING};
 use super::board::{Board, Dropped, NetEvent};
 use super::bootstrap::Bootstrap;
@@ -27,16 +32,14 @@ use super::names::{self, Allegiance};
 use super::passing::Passing;
 use super::peer::Peer;
 use super::quota::{Excluded, Misconduct, Quota};
+use super::reach::Ways;
 use super::streams::StreamEvent;
-use super::tcp;
-use super::verify::{Looked, Room};
+use super::verify::Room;
 use crate::peers::Fetch;
 use crate::runtime::Runtime;
 
 /// How often what is due by the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// Gossiped messages that are being verified.
-const VERDICTS_MAX: usize = 256;
 /// Nodes that are to be told something and have no connection yet, and messages that wait for each.
 const UNREACHED_MAX: usize = 32;
 const UNREACHED_MESSAGES_MAX: usize = 8;
@@ -44,14 +47,12 @@ const UNREACHED_MESSAGES_MAX: usize = 8;
 const PEERS_WANTED: usize = 8;
 /// Peers dialled in a tick to have them.
 const DIALS_A_TICK: usize = 2;
-/// How often the directory is asked for more peers while there are few.
+/// How often the directory is asked for more peers while there are few; more often in the first such time.
 const LOOK_AROUND_TICKS: u64 = 60;
 /// Addresses of a peer that are taken from its own word.
 const ADDRESSES_A_PEER: usize = 8;
 /// Pings that may fail in a row.
 const PINGS_LOST_MAX: u32 = 3;
-/// How often gossip may report that a peer does not read, in seconds of its life.
-const UNREAD_MAX: u32 = 20;
 /// Streams on which a peer may ask for blobs at a time.
 const ASKING_MAX: usize = 4;
 /// How long connections have to end.
@@ -80,6 +81,7 @@ pub(super) struct State {
     excluded: Excluded,
     greeting: Option<Arc<Vec<u8>>>,
     outgoing: Room,
+    ways: Ways,
     verdicts: FuturesUnordered<Pin<Box<dyn Future<Output = Verdict> + Send>>>,
     opening: Opening,
     /// What waits for a connection.
@@ -89,9 +91,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ways: Ways) -> Self {
         Self {
             peers: BTreeMap::new(),
+            ways,
             excluded: Excluded::default(),
             greeting: None,
             outgoing: Room::new(OUTGOING_BYTES_MAX),
@@ -102,14 +105,6 @@ impl State {
             ticks: 0,
         }
     }
-}
-
-/// What became of a gossiped message.
-struct Verdict {
-    id: MessageId,
-    source: PeerId,
-    bytes: usize,
-    looked: Option<Looked>,
 }
 
 /// What woke the task.
@@ -312,81 +307,6 @@ impl<R: Runtime> Hub<R> {
         self.tell(NetEvent::CutOff { node: peer.node, why, out_s: out.as_secs() });
     }
 
-    fn on_verdict(&mut self, Verdict { id, source, bytes, looked }: Verdict) {
-        let Some(Looked { result, took }) = looked else { return };
-        if let Some(peer) = self.state.peers.get(&source) {
-            let mut quota = peer.quota.lock().unwrap_or_else(PoisonError::into_inner);
-            quota.on_verified(Instant::now(), took);
-        }
-        let result = result.and_then(|message| match message.network() {
-            theirs if theirs != self.ear.network => Err(Reject::OtherNetwork { theirs }),
-            _ => Ok(message),
-        });
-        let acceptance = match result {
-            Ok(message) => {
-                let heard = self.ear.room.take(bytes).map(|held| Heard::Message(message, held));
-                match heard.and_then(|heard| self.ear.heard.try_send(heard).ok()) {
-                    Some(()) => self.board.on_message_in(),
-                    // It is good all the same, and others may have the time for it.
-                    None => self.board.on_drop(Dropped::Busy),
-                }
-                MessageAcceptance::Accept
-            }
-            Err(reject) => {
-                self.board.on_drop(Dropped::Rejected);
-                self.on_misconduct(source, Misconduct::Rejected(reject));
-                MessageAcceptance::Reject
-            }
-        };
-        self.report(&id, &source, acceptance);
-    }
-
-    fn report(&mut self, id: &MessageId, source: &PeerId, acceptance: MessageAcceptance) {
-        if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
-            gossip.report_message_validation_result(id, source, acceptance);
-        }
-    }
-
-    fn on_gossip(&mut self, event: gossipsub::Event) {
-        match event {
-            gossipsub::Event::Message { propagation_source: source, message_id: id, message } => {
-                let (now, bytes) = (Instant::now(), message.data.len());
-                let over = self.state.peers.get(&source).is_none_or(|peer| {
-                    let mut quota = peer.quota.lock().unwrap_or_else(PoisonError::into_inner);
-                    let over = !quota.wait(now).is_zero();
-                    quota.on_message(now, bytes);
-                    over
-                });
-                let busy = self.state.verdicts.len() >= VERDICTS_MAX;
-                if over || busy {
-                    self.board.on_drop(if over { Dropped::OverQuota } else { Dropped::Busy });
-                    self.report(&id, &source, MessageAcceptance::Ignore);
-                    if over {
-                        self.on_misconduct(source, Misconduct::Flood);
-                    }
-                    return;
-                }
-                let verifier = self.ear.verifier.clone();
-                let look = async move {
-                    let looked = verifier.open(message.data).await;
-                    Verdict { id, source, bytes, looked }
-                };
-                self.state.verdicts.push(Box::pin(look));
-            }
-            gossipsub::Event::SlowPeer { peer_id, .. } => {
-                self.board.on_drop(Dropped::QueueFull);
-                let Some(peer) = self.state.peers.get_mut(&peer_id) else { return };
-                peer.unread += 1;
-                if peer.unread > UNREAD_MAX {
-                    self.on_misconduct(peer_id, Misconduct::Unread);
-                }
-            }
-            gossipsub::Event::Subscribed { .. }
-            | gossipsub::Event::Unsubscribed { .. }
-            | gossipsub::Event::GossipsubNotSupported { .. } => {}
-        }
-    }
-
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
@@ -397,13 +317,27 @@ impl<R: Runtime> Hub<R> {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { peer, result, .. })) => {
                 self.on_ping(peer, result.ok());
             }
+            SwarmEvent::Behaviour(event) => self.on_ways(event),
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.show(Instant::now());
                 self.tell(NetEvent::Listening { address: address.to_string() });
             }
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => self.on_connected(peer_id, &endpoint),
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_closed(&peer_id),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
+            SwarmEvent::ListenerClosed { listener_id, .. } => self.state.ways.on_listener_gone(listener_id),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, &endpoint);
+                self.on_way(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, endpoint, cause } => {
+                let (relayed, cause) = (endpoint.is_relayed(), cause.map(|cause| cause.to_string()));
+                tracing::debug!(peer = %peer_id, relayed, ?cause, "a connection ended");
+                self.state.ways.on_closed(&peer_id, connection_id);
+                if num_established == 0 {
+                    self.on_closed(&peer_id);
+                }
+            }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                tracing::debug!(peer = ?peer_id, %error, "a dial failed");
                 if let Some(peer) = peer_id.filter(|peer| !self.swarm.is_connected(peer)) {
                     self.give_up(&peer);
                 }
@@ -452,8 +386,22 @@ impl<R: Runtime> Hub<R> {
             Allegiance::OtherNetwork { theirs } => return self.cut_off(id, Misconduct::OtherNetwork { theirs }),
             Allegiance::Stranger => return self.cut_off(id, Misconduct::Stranger),
         }
-        let addresses: Vec<_> = info.listen_addrs.into_iter().filter(tcp::is_dialable).take(ADDRESSES_A_PEER).collect();
+        // What is near the peer is near this node only if they see each other from there: at such an address somebody else
+        // may be, and a dial that finds somebody else gives up on the peer's other addresses too.
+        let seen_from = address::distance(&peer.address);
+        let useful = |address: &Multiaddr| address::is_dialable(address) && address::distance(address) <= seen_from;
+        let mut addresses: Vec<_> = info.listen_addrs.into_iter().filter(useful).collect();
+        addresses.sort_by_key(address::is_relayed);
+        addresses.dedup();
+        addresses.truncate(ADDRESSES_A_PEER);
+        let is_relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        self.state.ways.on_identified(Instant::now(), id, is_relay, &addresses);
         self.bootstrap.on_member(id, &addresses);
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            for address in addresses {
+                kad.add_address(&id, address);
+            }
+        }
         let Some(peer) = self.state.peers.get_mut(&id) else { return };
         if peer.outlet.is_some() {
             return;
@@ -465,11 +413,6 @@ impl<R: Runtime> Hub<R> {
         let (node, address) = (peer.node, peer.address.to_string());
         let protocol = names::protocol(self.ear.network, CONTROL);
         self.runtime.spawn(control::write(id, protocol, queued, self.notes.0.clone(), self.board.clone()));
-        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
-            for address in addresses {
-                kad.add_address(&id, address);
-            }
-        }
         let peers = self.members();
         self.tell(NetEvent::Connected { node, address, peers });
     }
@@ -539,6 +482,7 @@ impl<R: Runtime> Hub<R> {
                 self.tell(NetEvent::Unreachable { address, why });
             }
         }
+        self.mind_ways(now);
         self.find_peers();
         self.readmit(now);
         self.show(now);
@@ -554,7 +498,8 @@ impl<R: Runtime> Hub<R> {
         let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         let (alone, ticks) = (connected.is_empty(), self.state.ticks);
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
-        if !alone && ticks.is_multiple_of(LOOK_AROUND_TICKS) {
+        let early = ticks < LOOK_AROUND_TICKS && ticks.is_power_of_two();
+        if !alone && (early || ticks.is_multiple_of(LOOK_AROUND_TICKS)) {
             // Without anybody in its tables it has nothing to ask, which is no fault.
             let _ = kad.bootstrap();
         }
@@ -585,8 +530,12 @@ impl<R: Runtime> Hub<R> {
     fn show(&self, now: Instant) {
         let members = self.state.peers.values().filter(|peer| peer.outlet.is_some());
         let peers = members.map(|peer| peer.status(now));
-        let listening = self.swarm.external_addresses().chain(self.swarm.listeners());
-        let listening = listening.map(Multiaddr::to_string).collect();
-        self.board.set(listening, peers.collect(), self.state.excluded.count(now));
+        let mut listening: Vec<String> = Vec::new();
+        for address in self.swarm.external_addresses().chain(self.swarm.listeners()).map(Multiaddr::to_string) {
+            if !listening.contains(&address) {
+                listening.push(address);
+            }
+        }
+        self.board.set(listening, self.state.ways.status(), peers.collect(), self.state.excluded.count(now));
     }
 }

@@ -5,6 +5,7 @@
 //! | `tcp`, `mux`, `streams` | connections, many streams over one, raw streams for tasks |
 //! | `behaviour` | what libp2p runs over them: identify, ping, directory, gossip, limits |
 //! | `hub`, `peer` | the one task that owns all this, and what it knows of a peer |
+//! | `reach` | how others come to this node, through relays where there is no direct way |
 //! | `control` | messages to one node, in order |
 //! | `verify` | signatures, on threads of their own |
 //! | [`quota`] | what a peer may cost, and what is done about misconduct |
@@ -34,6 +35,7 @@ pub mod outline;
 mod passing;
 mod peer;
 pub mod quota;
+mod reach;
 #[doc(hidden)]
 pub mod stranger;
 mod streams;
@@ -54,7 +56,7 @@ use neuroshard_proto::{Envelope, NetworkId, NodeId, Plan, codec};
 
 use self::behaviour::{PASSING, Reach};
 use self::board::Dropped;
-pub use self::board::{Board, NetEvent, NetStatus};
+pub use self::board::{Board, NetEvent, NetStatus, ReachStatus};
 use self::bootstrap::Bootstrap;
 pub use self::bootstrap::kept as kept_addresses;
 use self::control::Ear;
@@ -62,6 +64,7 @@ pub use self::control::Heard;
 use self::hub::{Hub, State};
 use self::library::Library;
 use self::passing::{Parts, Passing};
+use self::reach::Ways;
 pub use self::tcp::socket_address;
 use self::verify::{Room, Verifier};
 use crate::keys::Keys;
@@ -113,6 +116,8 @@ pub struct Wishes {
     pub announce: Vec<Multiaddr>,
     /// Call on the local network, and listen to others there.
     pub lan: bool,
+    /// Be a relay to nodes that nobody can dial, if others can dial this one.
+    pub relay: bool,
     /// Where the addresses of peers are kept.
     pub peers_file: Option<PathBuf>,
 }
@@ -196,7 +201,7 @@ impl Net {
     /// If an address cannot be listened on or is no address.
     pub fn start(runtime: &impl Runtime, keys: &Keys, facts: Facts, wishes: &Wishes) -> Result<(Self, Link), NetError> {
         let network = facts.network;
-        if let Some(address) = wishes.connect.iter().find(|address| !tcp::is_dialable(address)) {
+        if let Some(address) = wishes.connect.iter().find(|address| !address::is_dialable(address)) {
             return Err(NetError::Address { address: address.clone() });
         }
         let board = Board::default();
@@ -214,6 +219,9 @@ impl Net {
         }
         for address in &wishes.announce {
             swarm.add_external_address(address.clone());
+        }
+        if !wishes.relay {
+            swarm.behaviour_mut().relay = None.into();
         }
         let (sender, orders) = async_channel::bounded(ORDERS_MAX);
         let (heard_sender, heard) = async_channel::bounded(HEARD_MAX);
@@ -238,7 +246,8 @@ impl Net {
             let (node, board, notes) = (keys.node_id(), board.clone(), notes.0.clone());
             runtime.spawn(lan::Caller { node, sign, network, board, announce, notes }.run());
         }
-        let (board_here, runtime, state) = (board.clone(), runtime.clone(), State::new());
+        let ways = Ways::new(reach, wishes.relay);
+        let (board_here, runtime, state) = (board.clone(), runtime.clone(), State::new(ways));
         let hub = Hub { runtime, swarm, orders, notes, ear, library, passing, board: board_here, bootstrap, state };
         let (end, ended) = async_channel::bounded(1);
         hub.runtime.clone().spawn(async move {

@@ -32,11 +32,19 @@ pub(super) struct Peer {
     pub(super) reading: Option<async_channel::Sender<()>>,
 }
 
+/// Where the other end of a connection is. Of one that came through a relay, that is all that is known.
+pub(super) fn address(endpoint: &ConnectedPoint) -> Multiaddr {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr.clone(),
+        _ => endpoint.get_remote_address().clone(),
+    }
+}
+
 impl Peer {
     pub(super) fn new(now: Instant, node: NodeId, endpoint: &ConnectedPoint, quota: Quota) -> Self {
         Self {
             node,
-            address: endpoint.get_remote_address().clone(),
+            address: address(endpoint),
             inbound: endpoint.is_listener(),
             since: now,
             program: None,

@@ -18,6 +18,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 
+use super::address;
+
 /// A request for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket(pub(super) u64);
@@ -69,8 +71,17 @@ pub(super) struct Streams {
     accepted: Vec<StreamProtocol>,
     events: VecDeque<ToHandlers>,
     next: u64,
-    /// Connections, and the requests that wait on each.
-    connections: Vec<(PeerId, ConnectionId, Vec<Ticket>)>,
+    connections: Vec<Line>,
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Line {
+    peer: PeerId,
+    id: ConnectionId,
+    relayed: bool,
+    /// Requests that wait on it.
+    waiting: Vec<Ticket>,
 }
 
 impl Streams {
@@ -82,10 +93,12 @@ impl Streams {
     pub(super) fn open(&mut self, peer: PeerId, protocol: StreamProtocol) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
-        match self.connections.iter_mut().find(|(of, ..)| *of == peer) {
-            Some((_, connection, waiting)) => {
+        // A direct way is better than one through a relay; of two such, the older one is more likely to stay.
+        let of_peer = self.connections.iter_mut().filter(|line| line.peer == peer);
+        match of_peer.min_by_key(|line| line.relayed) {
+            Some(Line { id, waiting, .. }) => {
                 waiting.push(ticket);
-                let (handler, event) = (NotifyHandler::One(*connection), Request { ticket, protocol });
+                let (handler, event) = (NotifyHandler::One(*id), Request { ticket, protocol });
                 self.events.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event });
             }
             None => self.fail(ticket, NoStream::Gone { why: "not connected".into() }),
@@ -97,8 +110,8 @@ impl Streams {
         self.events.push_back(ToSwarm::GenerateEvent(StreamEvent::Failed { ticket, why }));
     }
 
-    fn joined(&mut self, peer: PeerId, connection: ConnectionId) -> Handler {
-        self.connections.push((peer, connection, Vec::new()));
+    fn joined(&mut self, peer: PeerId, id: ConnectionId, at: &Multiaddr) -> Handler {
+        self.connections.push(Line { peer, id, relayed: address::is_relayed(at), waiting: Vec::new() });
         Handler { accepted: self.accepted.clone(), events: VecDeque::new() }
     }
 }
@@ -111,21 +124,21 @@ impl NetworkBehaviour for Streams {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        here: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.joined(peer, connection))
+        Ok(self.joined(peer, connection, here))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        there: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.joined(peer, connection))
+        Ok(self.joined(peer, connection, there))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -136,16 +149,16 @@ impl NetworkBehaviour for Streams {
             FromSwarm::DialFailure(failure) => failure.connection_id,
             _ => return,
         };
-        let Some(place) = self.connections.iter().position(|(_, connection, _)| *connection == gone) else { return };
-        for ticket in self.connections.swap_remove(place).2 {
+        let Some(place) = self.connections.iter().position(|line| line.id == gone) else { return };
+        for ticket in self.connections.remove(place).waiting {
             self.fail(ticket, NoStream::Gone { why: "the connection ended".into() });
         }
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
         let mut answered = |ticket: Ticket| {
-            let connection = self.connections.iter_mut().find(|(_, connection, _)| *connection == id);
-            let waiting = connection.map(|(_, _, waiting)| waiting);
+            let line = self.connections.iter_mut().find(|line| line.id == id);
+            let waiting = line.map(|line| &mut line.waiting);
             waiting.and_then(|waiting| Some(waiting.swap_remove(waiting.iter().position(|one| *one == ticket)?)))
         };
         let told = match event {

@@ -1,7 +1,8 @@
 //! TCP over `async-io`, as a transport of libp2p: IPv4 and IPv6, `/dns4` and `/dns6`, no delay, every dial with an end.
 //!
 //! Names are resolved on a thread of their own, because the system's resolver blocks. A dial goes out from a port that the
-//! system chooses. An address of the other side holds a limited number of connections, whoever claims to be behind it.
+//! system chooses, unless this node listens behind a router and dials beyond it: then from the port on which it listens, so
+//! that the router's hole for it is the one that others are told of. An address of the other side holds a limited number of connections, whoever claims to be behind it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -16,13 +17,15 @@ use async_io::{Async, Timer};
 use futures::io::{AsyncRead, AsyncWrite};
 use futures_lite::{FutureExt as _, future};
 use libp2p::Multiaddr;
-use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
+use libp2p::core::transport::{DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::address::{self, Distance};
 use super::board::Board;
 
-/// A dial that takes longer has failed.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A dial that takes longer has failed. Who dials to try an address for another has ten seconds to say what came of it.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(7);
 /// Connections that one address may have here at a time. On this machine itself a swarm of nodes may run.
 const INBOUND_MAX: u32 = 16;
 const INBOUND_LOCAL_MAX: u32 = 48;
@@ -76,6 +79,8 @@ impl Transport for Tcp {
         };
         let socket = Async::<TcpListener>::bind(wanted).map_err(TransportError::Other)?;
         let bound = socket.get_ref().local_addr().map_err(TransportError::Other)?;
+        // Only now, so that two nodes do not listen on one port unawares: dials may go out from it.
+        let _ = sockopt::set_socket_reuseport(&socket, true);
         let everywhere = bound.ip().is_unspecified();
         let mut listener = Listener { id, socket, addresses: Vec::new(), pause: None, look: None };
         if everywhere {
@@ -96,13 +101,18 @@ impl Transport for Tcp {
         true
     }
 
-    fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         let Some(target) = target(&address) else { return Err(TransportError::MultiaddrNotSupported(address)) };
         let board = self.board.clone();
+        let ports: Vec<SocketAddr> = match options.port_use {
+            PortUse::Reuse => self.listeners.iter().filter_map(Listener::behind_a_router).collect(),
+            PortUse::New => Vec::new(),
+        };
         let connect = async move {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address of this kind");
             for address in target.addresses().await? {
-                match Async::<TcpStream>::connect(address).await {
+                let from = ports.iter().find(|port| port.is_ipv4() == address.is_ipv4());
+                match connect(address, from.copied()).await {
                     Ok(socket) => return Connection::new(socket, board, None),
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         last = io::Error::new(error.kind(), NOBODY_LISTENS);
@@ -138,6 +148,13 @@ impl Transport for Tcp {
 }
 
 impl Listener {
+    /// Where it listens, if on all addresses of this machine, and none of them can be reached from anywhere.
+    fn behind_a_router(&self) -> Option<SocketAddr> {
+        let near = |own: &Multiaddr| address::distance(own) > Distance::Anywhere;
+        let bound = self.socket.get_ref().local_addr().ok()?;
+        (bound.ip().is_unspecified() && self.addresses.iter().all(near)).then_some(bound)
+    }
+
     /// Tells of addresses that are new, and of those that are gone.
     fn announce(&mut self, now: Vec<Multiaddr>, events: &mut VecDeque<TransportEvent<Upgrade, io::Error>>) {
         let listener_id = self.id;
@@ -195,6 +212,37 @@ impl Listener {
                 }
             }
         }
+    }
+}
+
+/// Connects to an address, if possible from a port on which this node listens.
+async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Async<TcpStream>> {
+    if let Some(from) = from.filter(|_| address::distance(&multiaddr(to)) == Distance::Anywhere) {
+        match connect_from(to, from).await {
+            // From this port there is such a connection, or was a moment ago.
+            Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {}
+            connected => return connected,
+        }
+    }
+    Async::<TcpStream>::connect(to).await
+}
+
+async fn connect_from(to: SocketAddr, from: SocketAddr) -> io::Result<Async<TcpStream>> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &from)?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let socket = Async::new_nonblocking(TcpStream::from(socket))?;
+    socket.writable().await?;
+    match socket.get_ref().take_error()? {
+        Some(error) => Err(error),
+        None => Ok(socket),
     }
 }
 
@@ -379,7 +427,6 @@ fn reachable_at(bound: SocketAddr) -> Vec<Multiaddr> {
 mod tests {
     use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
     use libp2p::core::Endpoint;
-    use libp2p::core::transport::PortUse;
 
     use super::*;
 
@@ -430,6 +477,21 @@ mod tests {
             assert_eq!(&heard, b"ping");
             assert!(here.socket.get_ref().nodelay().unwrap() && there.socket.get_ref().nodelay().unwrap());
         }
+    }
+
+    #[test]
+    fn a_dial_can_go_out_from_the_port_that_is_listened_on_and_nobody_else_can_listen_there() {
+        let (tcp, _) = listen("/ip4/0.0.0.0/tcp/0");
+        let bound = tcp.listeners[0].socket.get_ref().local_addr().unwrap();
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = wait(connect_from(there.local_addr().unwrap(), bound)).unwrap();
+        assert_eq!(socket.get_ref().local_addr().unwrap().port(), bound.port());
+        // The same way a second time is in use, which says so at once; another port is taken then.
+        let again = wait(connect_from(there.local_addr().unwrap(), bound)).unwrap_err();
+        assert!(matches!(again.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable), "{again}");
+        let mut other = Tcp::new(Board::default());
+        let taken = other.listen_on(ListenerId::next(), multiaddr(bound));
+        assert!(matches!(taken, Err(TransportError::Other(error)) if error.kind() == io::ErrorKind::AddrInUse));
     }
 
     #[test]

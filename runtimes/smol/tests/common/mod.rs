@@ -84,7 +84,12 @@ impl Scratch {
 
     /// Runs the program to its end.
     pub(crate) fn run(&self, name: &str, arguments: &str) -> Finished {
-        let output = self.command(name, arguments).output().unwrap();
+        self.run_program(Path::new(PROGRAM), name, arguments)
+    }
+
+    /// The same with another program.
+    pub(crate) fn run_program(&self, program: &Path, name: &str, arguments: &str) -> Finished {
+        let output = self.command_of(program, name, arguments).output().unwrap();
         Finished {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),

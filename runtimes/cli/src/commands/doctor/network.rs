@@ -8,7 +8,7 @@ use neuroshard_host::directory::Paths;
 use neuroshard_host::keys::Keys;
 use neuroshard_host::net::address::{Distance, distance};
 use neuroshard_host::net::join::probe;
-use neuroshard_host::net::{Multiaddr, NetStatus, kept_addresses, socket_address};
+use neuroshard_host::net::{Multiaddr, NetStatus, ReachStatus, kept_addresses, socket_address};
 use neuroshard_host::network::Network;
 use neuroshard_host::runtime::Runtime;
 
@@ -75,22 +75,45 @@ fn of_running(net: &NetStatus) -> Findings {
     let listening: Vec<Multiaddr> = net.listening.iter().filter_map(|address| address.parse().ok()).collect();
     findings.extend(listening.iter().map(|address| ("listen", Finding::Fine(place(address)))));
     let inbound = net.peers.iter().filter(|peer| peer.inbound).count();
-    findings.push((
-        "reachable",
-        match (listening.iter().map(distance).min(), inbound) {
-            (None, _) => Finding::Odd("it does not listen, so it only dials; --listen lets others in".into()),
-            (Some(Distance::Machine), _) => Finding::Odd(ONLY_HERE.into()),
-            (Some(Distance::Local | Distance::Anywhere), 0) => Finding::Odd(
-                "nobody has connected to it yet; if others are to come from outside, open its port in the router and say \
-                 --announce with the address that they see"
-                    .into(),
-            ),
-            (Some(Distance::Local | Distance::Anywhere), inbound) => {
-                Finding::Fine(format!("{inbound} peers came by themselves"))
-            }
-        },
-    ));
+    findings.push(("reachable", reachable(net, &listening, inbound)));
+    if net.reach.guests > 0 {
+        let (guests, circuits) = (net.reach.guests, net.reach.circuits);
+        let text = format!("{guests} nodes that nobody can dial have a place here, {circuits} connections go through");
+        findings.push(("relay", Finding::Fine(text)));
+    }
     findings
+}
+
+/// Whether others can come to a node that runs, and what to do if not.
+fn reachable(net: &NetStatus, listening: &[Multiaddr], inbound: usize) -> Finding {
+    let ReachStatus { only_dials, direct, relays, .. } = &net.reach;
+    let relays: Vec<_> = relays.iter().map(|node| format!("{node:.16}")).collect();
+    let through = relays.join(", ");
+    match (only_dials, direct, listening.iter().map(distance).min()) {
+        (true, _, _) if relays.is_empty() => Finding::Odd(
+            "it does not listen, so it only dials, and no peer is a relay for it: nobody can come to it. --listen lets \
+             others in"
+                .into(),
+        ),
+        (true, ..) => Finding::Fine(format!(
+            "it does not listen; others come through {through}, slower and no more than 256 MiB at a time. --listen lets them \
+             come directly"
+        )),
+        (false, Some(false), _) => {
+            let meanwhile = if relays.is_empty() { String::new() } else { format!(" Others come through {through}.") };
+            Finding::Odd(format!(
+                "others tried to reach it in vain: a router or a firewall is in between. Open its port there, and say \
+                 --announce with the address that others see.{meanwhile}"
+            ))
+        }
+        (false, _, None | Some(Distance::Machine)) => Finding::Odd(ONLY_HERE.into()),
+        (false, Some(true), _) => Finding::Fine(format!("others reach it directly; {inbound} peers came by themselves")),
+        (false, None, _) => Finding::Odd(
+            "nobody has connected to it yet; if others are to come from outside, open its port in the router and say \
+             --announce with the address that they see"
+                .into(),
+        ),
+    }
 }
 
 /// Whether the addresses that are to be listened on can be had.

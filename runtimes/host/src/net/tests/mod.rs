@@ -2,6 +2,7 @@
 
 mod blobs;
 mod passing;
+mod relays;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -104,9 +105,25 @@ impl Node {
         network: NetworkId,
         file: Vec<u8>,
         wishes: Wishes,
-        (keys, members): (Keys, BTreeSet<NodeId>),
+        keys: (Keys, BTreeSet<NodeId>),
     ) -> Self {
         let wishes = Wishes { listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()], ..wishes };
+        let mut node = Self::begin(runtime, network, file, &wishes, keys);
+        let NetEvent::Listening { address } = node.event(|event| matches!(event, NetEvent::Listening { .. })) else {
+            unreachable!()
+        };
+        node.address = address.parse().unwrap();
+        node
+    }
+
+    /// A node as it is wished for.
+    fn begin(
+        runtime: &Pool,
+        network: NetworkId,
+        file: Vec<u8>,
+        wishes: &Wishes,
+        (keys, members): (Keys, BTreeSet<NodeId>),
+    ) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let directory = DataDirectory::open(scratch.path()).unwrap();
         let store = Arc::new(Store::open(directory.paths(), Opening::Exclusive, 1 << 30).unwrap());
@@ -118,13 +135,8 @@ impl Node {
             passing_bytes_max: 2 << 20,
             state_bytes_max: 1 << 30,
         };
-        let (net, link) = Net::start(runtime, &keys, facts, &wishes).unwrap();
-        let mut node = Self { _scratch: scratch, store, keys, net, link, address: Multiaddr::empty() };
-        let NetEvent::Listening { address } = node.event(|event| matches!(event, NetEvent::Listening { .. })) else {
-            unreachable!()
-        };
-        node.address = address.parse().unwrap();
-        node
+        let (net, link) = Net::start(runtime, &keys, facts, wishes).unwrap();
+        Self { _scratch: scratch, store, keys, net, link, address: Multiaddr::empty() }
     }
 
     fn hear<T>(&self, mut wanted: impl FnMut(Heard) -> Option<T>) -> T {
