@@ -313,6 +313,19 @@ fn a_lost_device_goes_back_to_the_last_snapshot_and_gives_up_in_the_end() {
 }
 
 #[test]
+fn a_node_that_is_stopped_on_its_way_back_has_nothing_more_to_save() {
+    let mut world = World::new(config());
+    world.train_to(120);
+    // The second time it is to be tried again later.
+    world.fail(Fault::device("unplugged"));
+    world.fail(Fault::device("unplugged"));
+    assert!(world.jobs.is_empty());
+    world.command(Command::Stop);
+    let back = Some(Step(100));
+    assert_eq!(world.events.last(), Some(&Event::Stopped { step: Step(100), saved: back }), "120 steps are no more");
+}
+
+#[test]
 fn a_damaged_snapshot_falls_back_to_the_one_before() {
     let mut world = World::new(config());
     world.train_to(250);

@@ -557,10 +557,10 @@ impl Solo {
     fn stop(&mut self, cx: &mut Cx<'_>) {
         self.cancel_all(cx);
         self.leave_quorum(cx);
+        // What a quorum without this node goes on with is its own to save, and whoever goes back has left the steps behind.
+        let (saved, here) = (self.saved(), self.trains() && self.phase == Phase::Ready);
         self.phase = Phase::Stopped;
-        // What a stand-by trained in a quorum that goes on without it is that quorum's to save.
-        let step = if self.trains() { self.step } else { self.saved().unwrap_or_default() };
-        let stopped = Event::Stopped { step, saved: self.saved() };
+        let stopped = Event::Stopped { step: if here { self.step } else { saved.unwrap_or_default() }, saved };
         self.shelf.tell(cx, stopped);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! What comes is checked before it is kept: the genesis against the hash that an invite names, the manifest against the genesis,
 //! each shard against the manifest. The network's file is written last, so a join that breaks off is simply begun again, and what
-//! came before is not fetched twice.
+//! came before is not fetched twice. If connections are cut, that happens by itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,8 +36,13 @@ use crate::store::{ByteCount, StoreError};
 const LOOKING: Duration = Duration::from_secs(20);
 /// How long to wait for more of them once one does.
 const MORE: Duration = Duration::from_millis(500);
+/// Cuts without a new blob in between after which there is no trying again.
+const CUTS_MAX: u32 = 3;
 /// Wait before an address is dialled again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Blobs that are asked for at a time, and bytes that are written at a time: a write waits for the disk, however short it is.
+const AT_ONCE: usize = 3;
+const KEEP_BYTES: usize = 1 << 20;
 /// Streams that tasks ask for.
 const NOTES_MAX: usize = 64;
 
@@ -109,6 +114,14 @@ impl fmt::Display for JoinError {
 
 impl std::error::Error for JoinError {}
 
+impl JoinError {
+    /// Whether the nodes may have what is needed, and the way to them was cut.
+    fn is_a_cut(&self) -> bool {
+        let cut = |fault: &FetchFault| matches!(fault, FetchFault::Broken { .. } | FetchFault::Busy);
+        matches!(self, Self::NoBlob { attempts, .. } if attempts.iter().any(|(_, fault)| cut(fault)))
+    }
+}
+
 /// Joins a network: afterwards the data directory holds it as if it had been founded there. `progress` hears how many
 /// bytes of how many are here.
 ///
@@ -120,15 +133,31 @@ pub async fn join(
     target: &Target,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Network, JoinError> {
-    let mut guest = Guest::new(runtime, &home.keys, target.network)?;
-    let peers = guest.look_for(&target.addresses).await?;
-    let notes = guest.notes.0.clone();
-    let work = async {
-        let network = facts(&notes, &peers, target.network).await?;
-        fetch_all(&notes, &peers, home, &network, progress).await?;
-        Ok(network)
+    let (mut done, mut cuts) = (0, 0);
+    let network = loop {
+        let mut guest = Guest::new(runtime, &home.keys, target.network)?;
+        let peers = guest.look_for(&target.addresses).await?;
+        let notes = guest.notes.0.clone();
+        let before = done;
+        let mut hear = |here, of| {
+            done = done.max(here);
+            progress(done, of);
+        };
+        let work = async {
+            let network = facts(&notes, &peers, target.network).await?;
+            fetch_all(&notes, &peers, home, &network, &mut hear).await?;
+            Ok::<_, JoinError>(network)
+        };
+        match guest.drive_while(work).await {
+            Ok(network) => break network,
+            Err(error) if error.is_a_cut() && (done > before || cuts < CUTS_MAX) => {
+                tracing::debug!(%error, "the connection was cut: once more");
+                cuts = if done > before { 0 } else { cuts + 1 };
+                Timer::after(AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
     };
-    let network = guest.drive_while(work).await?;
     // Whoever has a network knows where the others are, were it killed in the next moment.
     let addresses = bootstrap::lines(target.addresses.iter().cloned());
     let written = files::write_durably(&home.paths().peers(), addresses.as_bytes(), Access::Default);
@@ -204,16 +233,35 @@ async fn fetch_all(
     let first = network.genesis.first.iter().flat_map(|first| first.layers.iter());
     let first = first.flat_map(|layer| [(layer.weights, state_bytes), (layer.moments, state_bytes)]);
     let of: u64 = shards.clone().map(|(_, bytes)| bytes).sum();
-    let mut done = 0;
-    progress(done, of);
+    let (mut missing, mut done) = (Vec::new(), 0);
     for (hash, bytes) in shards.chain(first) {
-        if !home.store.contains(&hash).map_err(JoinError::Store)? {
-            let blob = fetch::blob(notes, peers, hash, bytes).await;
-            let blob = blob.map_err(|attempts| JoinError::NoBlob { hash, attempts })?;
-            home.store.put(&blob).map_err(JoinError::Store)?;
+        match home.store.contains(&hash).map_err(JoinError::Store)? {
+            true => done += bytes,
+            false => missing.push((hash, bytes)),
         }
-        done = (done + bytes).min(of);
-        progress(done, of);
+    }
+    progress(done.min(of), of);
+    let fetch = async |(hash, bytes)| {
+        let blob = fetch::blob(notes, peers, hash, bytes).await;
+        blob.map_err(|attempts| JoinError::NoBlob { hash, attempts })
+    };
+    let mut coming = futures::stream::iter(missing).map(fetch).buffered(AT_ONCE);
+    let mut here: Vec<Vec<u8>> = Vec::new();
+    loop {
+        let next = coming.next().await;
+        let held: usize = here.iter().map(Vec::len).sum();
+        // What has come is kept, whatever comes next.
+        if !matches!(&next, Some(Ok(blob)) if held + blob.len() < KEEP_BYTES) {
+            let blobs: Vec<&[u8]> = here.iter().map(Vec::as_slice).collect();
+            home.store.put_all(&blobs).map_err(JoinError::Store)?;
+            done += held as u64;
+            here.clear();
+            progress(done.min(of), of);
+        }
+        match next {
+            Some(blob) => here.push(blob?),
+            None => break,
+        }
     }
     tracing::info!(bytes = %ByteCount(of), "the network's data is here");
     Ok(())

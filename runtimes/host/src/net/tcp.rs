@@ -2,7 +2,8 @@
 //!
 //! Names are resolved on a thread of their own, because the system's resolver blocks. A dial goes out from a port that the
 //! system chooses, unless this node listens behind a router and dials beyond it: then from the port on which it listens, so
-//! that the router's hole for it is the one that others are told of. An address of the other side holds a limited number of connections, whoever claims to be behind it.
+//! that the router's hole for it is the one that others are told of. An address of the other side holds a limited number of
+//! connections, whoever claims to be behind it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;

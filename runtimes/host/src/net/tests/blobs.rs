@@ -1,5 +1,9 @@
 //! Blobs from honest holders, from holders that are not, and a whole network for those who join.
 
+use std::io::Read as _;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use neuroshard_proto::{Params, Preset};
 
 use super::*;
@@ -219,4 +223,57 @@ fn a_node_of_another_network_does_not_pass_for_the_one_invited_to() {
     let error = attempt(&Node::with_file(&runtime, wanted, vec![0; 100], &[]));
     assert!(error.to_string().contains("do not have the hash they should have"), "{error}");
     assert_eq!(crate::network::Network::read(home.paths()).unwrap(), None);
+}
+
+/// A way to a node that is cut after so many bytes from it, each time it is taken, so many times; then it holds.
+fn cut_way(to: &Multiaddr, bytes: u64, times: u32) -> (Multiaddr, Arc<AtomicU32>) {
+    let to = tcp::socket_address(to).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (door, cuts) = (tcp::multiaddr(listener.local_addr().unwrap()), Arc::new(AtomicU32::new(0)));
+    let counted = Arc::clone(&cuts);
+    thread::spawn(move || {
+        for visitor in listener.incoming() {
+            let (visitor, node) = (visitor.unwrap(), TcpStream::connect(to).unwrap());
+            let (mut asking, mut answering) = (visitor.try_clone().unwrap(), node.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut asking, &mut answering));
+            let (counted, (mut here, mut there)) = (Arc::clone(&counted), (visitor, node));
+            thread::spawn(move || {
+                if counted.load(Ordering::Relaxed) >= times {
+                    let _ = std::io::copy(&mut there, &mut here);
+                } else if std::io::copy(&mut (&mut there).take(bytes), &mut here).is_ok_and(|passed| passed == bytes) {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                let _ = (here.shutdown(Shutdown::Both), there.shutdown(Shutdown::Both));
+            });
+        }
+    });
+    (door, cuts)
+}
+
+#[test]
+fn who_joins_over_a_way_that_is_cut_goes_on_where_it_was() {
+    let runtime = Pool::new();
+    let (_founded, founder, network) = found();
+    let node = Node::with_file(&runtime, network.genesis.network(), network.to_file(), &[]);
+    let shards: Vec<_> = network.manifest.shards.iter().map(|shard| founder.store.get(&shard.hash).unwrap()).collect();
+    node.store.put_all(&shards.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    let whole: u64 = shards.iter().map(|shard| shard.len() as u64).sum();
+    let attempt = |door, progress: &mut dyn FnMut(u64, u64)| {
+        let scratch = tempfile::tempdir().unwrap();
+        let (home, _) = Home::open(scratch.path(), 1 << 30).unwrap();
+        let target = Target { network: None, addresses: vec![door] };
+        async_io::block_on(join(&runtime, &home, &target, progress))
+    };
+    let (door, cuts) = cut_way(&node.address, whole / 2, 2);
+    let mut heard = Vec::new();
+    assert_eq!(attempt(door, &mut |done, _| heard.push(done)).unwrap(), network);
+    assert_eq!(cuts.load(Ordering::Relaxed), 2);
+    assert!(heard.is_sorted() && heard.last() == Some(&whole), "nothing was lost: {heard:?}");
+    assert!(node.net.board.status().bytes_out < whole * 3 / 2, "and little came twice");
+
+    // A way that is cut each time before a blob has come is given up.
+    let (door, cuts) = cut_way(&node.address, network.to_file().len() as u64 + 8192, u32::MAX);
+    let error = attempt(door, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, JoinError::NoBlob { .. }), "{error}");
+    assert!(error.to_string().contains("join again to go on") && cuts.load(Ordering::Relaxed) > 3, "{error}");
 }
