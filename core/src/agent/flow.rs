@@ -1,9 +1,9 @@
 //! One batch on its way through a pipeline, as one member sees it (PROTOCOL §4).
 //!
 //! Sequences go forward from member to member, turn at the last one, and come back as gradients. Each member does its part of
-//! every sequence in the order of their indices, so gradients add up as they would on one machine. A backward pass is done
-//! before another forward pass begins, as soon as there is one to do, and only so many sequences are held as the members
-//! after this one can use meanwhile.
+//! every sequence in the order of their indices, so gradients add up as they would on one machine. Where there is one of each to do,
+//! a forward pass follows each backward pass: the members after this one never run out of work, and none before it waits
+//! long for a gradient. Only so many sequences are held as the members after this one can use meanwhile.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -112,6 +112,8 @@ pub(crate) struct Flow {
     forwarded: u32,
     backed: u32,
     norms_asked: bool,
+    /// Which way the last task went.
+    last: Way,
     jobs: VecDeque<(RequestId, Task)>,
     loss_micro: i64,
     tokens: u64,
@@ -131,6 +133,7 @@ impl Flow {
             forwarded: 0,
             backed: 0,
             norms_asked: false,
+            last: Way::Forward,
             jobs: VecDeque::new(),
             loss_micro: 0,
             tokens: 0,
@@ -199,22 +202,28 @@ impl Flow {
         if self.stand.is_last() {
             return input.map(|input| Task::Turn { index: forward, input, fresh });
         }
-        if let Some(gradient) = self.here(Way::Backward, backward).filter(|_| backward < forward) {
-            return Some(Task::Backward { index: backward, gradient });
-        }
         let room = forward < self.sequences && forward.saturating_sub(backward) < self.stand.window();
-        input.filter(|_| room).map(|input| Task::Forward { index: forward, input, fresh })
+        let forth = input.filter(|_| room).map(|input| Task::Forward { index: forward, input, fresh });
+        let gradient = self.here(Way::Backward, backward).filter(|_| backward < forward);
+        let back = gradient.map(|gradient| Task::Backward { index: backward, gradient });
+        if self.last == Way::Backward { forth.or(back) } else { back.or(forth) }
     }
 
     /// The executor was given a task.
     pub(crate) fn given(&mut self, id: RequestId, task: Task) {
         match task {
-            Task::Forward { .. } => self.forwarded = self.forwarded.saturating_add(1),
+            Task::Forward { .. } => {
+                self.forwarded = self.forwarded.saturating_add(1);
+                self.last = Way::Forward;
+            }
             Task::Turn { .. } => {
                 self.forwarded = self.forwarded.saturating_add(1);
                 self.backed = self.backed.saturating_add(1);
             }
-            Task::Backward { .. } => self.backed = self.backed.saturating_add(1),
+            Task::Backward { .. } => {
+                self.backed = self.backed.saturating_add(1);
+                self.last = Way::Backward;
+            }
             Task::Norms => self.norms_asked = true,
         }
         self.jobs.push_back((id, task));

@@ -54,7 +54,7 @@ const ADDRESSES_A_PEER: usize = 8;
 /// Pings that may fail in a row.
 const PINGS_LOST_MAX: u32 = 3;
 /// Streams on which a peer may ask for blobs at a time.
-const ASKING_MAX: usize = 4;
+const ASKING_MAX: usize = 8;
 /// How long connections have to end.
 const FAREWELL: Duration = Duration::from_millis(500);
 
