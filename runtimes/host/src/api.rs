@@ -216,6 +216,8 @@ pub struct Client {
 pub enum ClientError {
     /// No node runs on this data directory.
     NotRunning,
+    /// It took the connection, but did not answer to the end: what was asked may have happened or not.
+    Silent,
     /// It refused, and says why.
     Refused { why: String },
     /// It answers something else.
@@ -228,6 +230,10 @@ impl fmt::Display for ClientError {
             Self::NotRunning => f.write_str(
                 "no node runs on this data directory. Start one with `neuroshard run`, or name its directory with \
                  --data-dir.",
+            ),
+            Self::Silent => f.write_str(
+                "the node took the question, but did not answer to the end: it stopped meanwhile, or is too busy. \
+                 `neuroshard status` says which.",
             ),
             Self::Refused { why } => f.write_str(why),
             Self::Answer => f.write_str("the node's answer is not one of this version's API"),
@@ -273,9 +279,9 @@ impl Client {
     }
 }
 
-fn parsed<T: DeserializeOwned>(answer: std::io::Result<(u16, Vec<u8>)>) -> Result<T, ClientError> {
+fn parsed<T: DeserializeOwned>(answer: Result<(u16, Vec<u8>), ClientError>) -> Result<T, ClientError> {
     match answer {
-        Err(_) => Err(ClientError::NotRunning),
+        Err(error) => Err(error),
         Ok((200, body)) => serde_json::from_slice(&body).map_err(|_| ClientError::Answer),
         Ok((_, body)) => Err(ClientError::Refused { why: String::from_utf8_lossy(&body).trim().to_owned() }),
     }
@@ -287,21 +293,52 @@ pub fn running_status(paths: &Paths) -> Option<status::Status> {
 }
 
 /// One request to a running node: its answer's code and body.
-fn exchange(access: &AccessFile, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect_timeout(&access.address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(access: &AccessFile, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>), ClientError> {
+    let stream = TcpStream::connect_timeout(&access.address, PATIENCE).map_err(|_| ClientError::NotRunning)?;
     let (address, token, length) = (access.address, &access.token, body.len());
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    let mut answer = answered(stream, &request).map_err(|_| ClientError::Silent)?;
+    if answer.is_empty() {
+        return Err(ClientError::Silent);
+    }
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
     match (response.parse(&answer), response.code) {
         (Ok(httparse::Status::Complete(head)), Some(code)) => Ok((code, answer.split_off(head))),
-        _ => Err(std::io::Error::other("the answer is not one of this API")),
+        _ => Err(ClientError::Answer),
+    }
+}
+
+/// Sends a request and reads until the node closes.
+fn answered(mut stream: TcpStream, request: &str) -> std::io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+
+    use super::{AccessFile, Client, ClientError};
+
+    #[test]
+    fn a_node_that_ends_before_it_answers_is_told_from_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = Client { access: AccessFile { address, token: "token".to_owned(), process: 0 } };
+        let node = std::thread::spawn(move || {
+            let (mut asked, _) = listener.accept().unwrap();
+            asked.read_exact(&mut [0; 11]).unwrap();
+        });
+        assert!(matches!(client.leave(), Err(ClientError::Silent)));
+        node.join().unwrap();
+        assert!(matches!(client.leave(), Err(ClientError::NotRunning)));
     }
 }

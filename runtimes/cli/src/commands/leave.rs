@@ -21,7 +21,7 @@ pub(crate) fn leave(settings: &Settings) -> Result<(), Failure> {
     let root = settings.data_dir()?;
     let paths = Paths::of_existing(&root)?;
     let before = running_status(&paths).ok_or_else(|| Failure::new(ClientError::NotRunning))?;
-    Client::find(&paths).and_then(|client| client.leave()).map_err(Failure::new)?;
+    ask(&paths).map_err(Failure::new)?;
     let quiet = settings.json.unwrap_or(false);
     watch(&paths, &before, quiet);
     let visit = Visit::open(&root)?;
@@ -42,6 +42,19 @@ pub(crate) fn leave(settings: &Settings) -> Result<(), Failure> {
         out!("the node has stopped, {saved}; `neuroshard run` takes part again");
     }
     Ok(())
+}
+
+/// Asks until the node answers, or has ended after it took the question.
+fn ask(paths: &Paths) -> Result<(), ClientError> {
+    let mut taken = false;
+    loop {
+        match Client::find(paths).and_then(|client| client.leave()) {
+            Err(ClientError::Silent) => taken = true,
+            Err(ClientError::NotRunning) if taken => return Ok(()),
+            answer => return answer,
+        }
+        thread::sleep(GLANCE);
+    }
 }
 
 /// Says what happens until the node is gone.
